@@ -1,0 +1,59 @@
+"""One tree laid over another: how a spec inherits."""
+
+from __future__ import annotations
+
+from archspec.tree import Node, Path
+
+CHOICES: tuple[Path, ...] = (("input",), ("data",), ("task",), ("train", "optimizer"))
+"""Paths whose map is a choice of one kind, replaced as a whole when another kind is chosen."""
+
+
+def merge(base: Node, over: Node, path: Path = ()) -> Node:
+    """`over` laid over `base`: maps merge key by key, lists and scalars replace.
+
+    A null takes a key away; a map with numbers as keys changes single entries of a list; another
+    choice (of data set, optimizer, way to make a constant, or program of a stage) replaces the old.
+    """
+    if isinstance(base.value, list) and over.map and all(key.isdigit() for key in over.map):
+        return _merge_entries(base.value, over, path)
+    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return over
+    if _is_another_choice(base, over, path):
+        return over
+    merged = _without_replaced_program(base, over, path)
+    for key, node in over.map.items():
+        if node.value is None and key in merged.map:
+            merged = merged.without(key)
+        elif key in merged.map:
+            node = merge(merged.map[key], node, (*path, key))
+            merged = merged.with_entry(key, node, over.keys[key])
+        else:
+            merged = merged.with_entry(key, node, over.keys[key])
+    return Node(merged.value, over.span, merged.keys)
+
+
+def _merge_entries(entries: list[Node], over: Node, path: Path) -> Node:
+    """Single entries of a list replaced or merged; an index past its end stays, to be refused."""
+    merged = list(entries)
+    for key, node in over.map.items():
+        if int(key) >= len(merged):
+            return over
+        merged[int(key)] = merge(merged[int(key)], node, (*path, int(key)))
+    return Node(merged, entries[0].span)
+
+
+def _is_another_choice(base: Node, over: Node, path: Path) -> bool:
+    if path in CHOICES:
+        return set(over.map) != set(base.map)
+    is_constant = len(path) == 4 and path[0] == "stages" and path[2] == "constants"
+    made = {"learn", "draw"}
+    return is_constant and bool(made & set(over.map)) and made & set(over.map) != made & set(base.map)
+
+
+def _without_replaced_program(base: Node, over: Node, path: Path) -> Node:
+    """A stage that names a coupling, or writes an update, starts its program afresh."""
+    if len(path) != 2 or path[0] != "stages":
+        return base
+    if "coupling" in over.map:
+        return base.without("coupling", "streams", "constants", "update", "output")
+    return base.without("coupling") if "update" in over.map else base

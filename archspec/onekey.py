@@ -1,0 +1,156 @@
+"""Pydantic models written in YAML as a bare name or a map of one key.
+
+`layer_norm`, `linear: 10` and `mlp: {ratio: 4}` all name a kind; the models are told apart by
+their field `kind`, and a class variable `shorthand` names the field that a bare value sets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import (
+    CoreSchema,
+    ErrorDetails,
+    InitErrorDetails,
+    PydanticCustomError,
+    core_schema,
+)
+from typing_extensions import Self
+
+from archspec.diagnostics import nearest
+
+
+class Model(BaseModel):
+    """A part of a spec: immutable, and strict about keys and types."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _suggest_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Adds to each unknown key the names that it may have meant."""
+        try:
+            return handler(value)
+        except ValidationError as error:
+            keys = [name for name in cls.model_fields if name != "kind"]
+            details = [_with_suggestion(detail, keys) for detail in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+
+def _with_suggestion(detail: ErrorDetails, keys: list[str]) -> InitErrorDetails:
+    kind: str | PydanticCustomError = detail["type"]
+    if kind == "extra_forbidden" and len(detail["loc"]) == 1:
+        context = {"help": nearest(detail["loc"][0], keys)}
+        kind = PydanticCustomError("unknown_key", "unknown key `{key}`", {"key": detail["loc"][0], **context})
+    elif kind in ("unknown_key", "unknown_kind", "one_key", "no_shorthand", "kind_written"):
+        kind = PydanticCustomError(kind, detail["msg"].replace("{", "{{"), detail.get("ctx"))  # type: ignore[arg-type]
+    return InitErrorDetails(
+        type=kind, loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
+    )
+
+
+class Kind(Model):
+    """A model chosen by name. Subclasses have a field `kind: Literal[...]`."""
+
+    shorthand: ClassVar[str] = ""
+    """The field that `kind: value` sets, where value is no map."""
+
+    @model_serializer(mode="wrap")
+    def _as_one_key(self, handler: SerializerFunctionWrapHandler) -> object:
+        fields = dict(handler(self))
+        kind = getattr(self, "kind")  # noqa: B009  (subclasses declare it)
+        fields.pop("kind", None)
+        return {kind: fields} if fields else kind
+
+
+def kinds_of(model: type[Kind]) -> tuple[str, ...]:
+    """The names a model answers to."""
+    names: tuple[str, ...] = get_args(model.model_fields["kind"].annotation)
+    return names
+
+
+class OneKey:
+    """Annotation for a discriminated union of `Kind`s: reads and describes the one-key form."""
+
+    def __init__(self, what: str, *models: type[Kind]) -> None:
+        self.what = what
+        self.models = {kind: model for model in models for kind in kinds_of(model)}
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._read, handler(source))
+
+    def _read(self, value: object) -> object:
+        if isinstance(value, Kind):
+            return value
+        if isinstance(value, str):
+            kind, content = value, None
+        elif isinstance(value, dict) and len(value) == 1:
+            ((kind, content),) = value.items()
+        else:
+            raise PydanticCustomError(
+                "one_key", "expected {what}: a name, or one name with its settings", {"what": self.what}
+            )
+        if kind not in self.models:
+            raise PydanticCustomError(
+                "unknown_kind",
+                "there is no {what} `{kind}`",
+                {"what": self.what, "kind": kind, "key": kind, "help": nearest(kind, self.models)},
+            )
+        if content is None:
+            return {"kind": kind}
+        if isinstance(content, dict):
+            if "kind" in content:
+                raise PydanticCustomError("kind_written", "no `kind` is written here", {})
+            return {**content, "kind": kind}
+        shorthand = self.models[kind].shorthand
+        if not shorthand:
+            fields = [name for name in self.models[kind].model_fields if name != "kind"]
+            takes = f"settings: {', '.join(fields)}" if fields else "no settings"
+            raise PydanticCustomError(
+                "no_shorthand", "`{kind}` takes {takes}", {"kind": kind, "takes": takes}
+            )
+        return {"kind": kind, shorthand: content}
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        handler(schema)  # registers the models among the definitions
+        properties: dict[str, Any] = {}
+        bare = []
+        for kind, model in self.models.items():
+            definition = handler(model.__pydantic_core_schema__)
+            body = handler.resolve_ref_schema(definition)
+            body.get("properties", {}).pop("kind", None)
+            forms: list[Any] = [definition]
+            if model.shorthand:
+                forms.insert(0, body["properties"][model.shorthand])
+            body["required"] = [name for name in body.get("required", []) if name != "kind"]
+            if not body["required"]:
+                del body["required"]
+                bare.append(kind)
+                forms.append({"type": "null"})
+            properties[kind] = {"anyOf": forms, "description": (model.__doc__ or "").strip()}
+        one_key = {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
+        return {"anyOf": [{"enum": bare}, one_key] if bare else [one_key]}

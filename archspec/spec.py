@@ -1,0 +1,158 @@
+"""A spec as Pydantic models: what may be written, of which type."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Discriminator, Field, StringConstraints, Tag
+
+from archspec.layers import LayerEntry
+from archspec.onekey import Kind, Model, OneKey
+from archspec.shapes import Features, Image, Shape, Tokens
+from archspec.training import DataEntry, TaskEntry, Train
+
+MAX_DEPTH = 10_000
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][A-Za-z0-9_]{0,39}$")]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,39}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
+Layers = Annotated[tuple[LayerEntry, ...], Field(strict=False)]
+Length = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class ImageInput(Kind):
+    """Images: [channels, height, width]."""
+
+    kind: Literal["image"] = "image"
+    shorthand: ClassVar[str] = "sizes"
+    sizes: tuple[Length, ...] = Field(strict=False, min_length=3, max_length=3)
+
+    @property
+    def shape(self) -> Shape:
+        return Image(*self.sizes)
+
+
+class TokensInput(Kind):
+    """Sequences of vectors: [count, channels]."""
+
+    kind: Literal["tokens"] = "tokens"
+    shorthand: ClassVar[str] = "sizes"
+    sizes: tuple[Length, ...] = Field(strict=False, min_length=2, max_length=2)
+
+    @property
+    def shape(self) -> Shape:
+        return Tokens(*self.sizes)
+
+
+class FeaturesInput(Kind):
+    """Vectors: [channels]."""
+
+    kind: Literal["features"] = "features"
+    shorthand: ClassVar[str] = "sizes"
+    sizes: tuple[Length, ...] = Field(strict=False, min_length=1, max_length=1)
+
+    @property
+    def shape(self) -> Shape:
+        return Features(*self.sizes)
+
+
+AnyInput = ImageInput | TokensInput | FeaturesInput
+InputEntry = Annotated[
+    Annotated[AnyInput, Field(discriminator="kind")], OneKey("input", *AnyInput.__args__)
+]
+
+
+class Learned(Model):
+    """A learned coefficient. With `within`, a sigmoid keeps it in that closed range."""
+
+    learn: float
+    """Its value at the start."""
+    within: tuple[float, ...] | None = Field(None, strict=False, min_length=2, max_length=2)
+    per: Literal["layer", "channel"] = "layer"
+
+
+class Drawn(Model):
+    """A coefficient drawn anew at every layer in training, for every sample."""
+
+    draw: tuple[float, ...] = Field(strict=False, min_length=1, max_length=64)
+    """The values it is drawn from, with equal chances."""
+    per: Literal["sample"] = "sample"
+    evaluate: float
+    """Its value in evaluation."""
+
+
+def _constant_form(value: object) -> str:
+    if isinstance(value, (Learned, Drawn)):
+        return "learn" if isinstance(value, Learned) else "draw"
+    if isinstance(value, dict):
+        return "draw" if "draw" in value else "learn"
+    return "expression" if isinstance(value, str) else "number"
+
+
+Constant = Annotated[
+    Annotated[float, Tag("number")]
+    | Annotated[str, Tag("expression")]
+    | Annotated[Learned, Tag("learn")]
+    | Annotated[Drawn, Tag("draw")],
+    Discriminator(_constant_form),
+]
+
+Backward = Literal["reversible", "checkpoint", "store"]
+
+
+class Stage(Model):
+    """`depth` layers of one update program on named streams."""
+
+    transition: Layers = ()
+    """Layers that the stage's input passes through first."""
+    depth: int = Field(ge=1, le=MAX_DEPTH)
+    streams: dict[Identifier, str] = Field(min_length=1, max_length=16)
+    """How each stream starts: `input`, `zeros`, `chunk(input, 1, 2)`, or arithmetic on these and
+    functions of them, such as `input + F0(input)`."""
+    functions: dict[FunctionName, Annotated[tuple[LayerEntry, ...], Field(strict=False, min_length=1)]]
+    """Residual functions, each a list of layers."""
+    constants: dict[Identifier, Constant] = {}
+    """Coefficients of the update."""
+    update: tuple[str, ...] = Field(strict=False, min_length=1, max_length=64)
+    """One layer, a line for each update."""
+    output: str
+    """What leaves the stage: a stream, or an expression such as `concat(x1, x2)`."""
+    backward: Backward = "reversible"
+    """How the backward pass comes by activations: reconstructed, recomputed, or stored."""
+    coupling: FileName | None = None
+    """A named coupling, which stands for its streams, constants, update and output."""
+
+
+class Spec(Model):
+    """A network, its data and its training."""
+
+    archspec: Literal[1]
+    """The version of the language."""
+    name: FileName
+    summary: str
+    """One line."""
+    cite: tuple[str, ...] = Field((), strict=False)
+    """Keys of the papers it comes from."""
+    extends: FileName | None = None
+    """The spec that this one starts from: maps merge, lists replace."""
+    input: InputEntry
+    stem: Layers = ()
+    stages: dict[Identifier, Stage] = Field(min_length=1, max_length=64)
+    head: Layers = ()
+    task: TaskEntry
+    data: DataEntry | None = None
+    train: Train | None = None
+
+
+class Coupling(Model):
+    """A file of `specs/couplings`: an update program without its functions."""
+
+    archspec: Literal[1]
+    coupling: FileName
+    summary: str
+    cite: tuple[str, ...] = Field((), strict=False)
+    streams: dict[Identifier, str] = Field(min_length=1, max_length=16)
+    functions: tuple[FunctionName, ...] = Field(strict=False, min_length=1)
+    """The functions that a stage using this coupling gives."""
+    constants: dict[Identifier, Constant] = {}
+    update: tuple[str, ...] = Field(strict=False, min_length=1, max_length=64)
+    output: str

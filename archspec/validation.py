@@ -1,0 +1,112 @@
+"""Trees into Pydantic models, and Pydantic's errors into diagnostics that point into the tree."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
+from archspec.tree import Node
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a map",
+    "model_type": "a map",
+    "model_attributes_type": "a map",
+}
+
+
+def validate(model: type[AnyModel], tree: Node) -> AnyModel:
+    """Read `tree` as `model`. Raises `SpecError` with every mistake, in the order of the file."""
+    if not isinstance(tree.value, dict):
+        raise SpecError([Diagnostic("E105", "expected a map of keys", tree.span)])
+    try:
+        return model.model_validate(tree.plain())
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    groups: dict[tuple[Span, bool], list[ErrorDetails]] = {}
+    for detail in details:
+        groups.setdefault((_span(detail, tree), detail["type"] == "missing"), []).append(detail)
+    found = [_diagnose(span, group) for (span, _), group in groups.items()]
+    raise SpecError(sorted(found, key=_order))
+
+
+def _order(diagnostic: Diagnostic) -> tuple[str, int, int]:
+    span = diagnostic.span
+    return (span.source.name, span.line, span.column) if span else ("", 0, 0)
+
+
+def _span(detail: ErrorDetails, tree: Node) -> Span:
+    path = detail["loc"]
+    if detail["type"] == "missing":
+        # The map that lacks the key: shown by its own name where it has one.
+        parent = path[:-1]
+        while parent and str(parent[-1]) not in tree.find(parent[:-1]).keys:
+            parent = parent[:-1]
+        return tree.where(parent)
+    if detail["type"] in ("unknown_key", "kind_written") or path[-1:] == ("[key]",):
+        keys = tree.find(path[:-1] if path[-1] != "[key]" else path[:-2]).keys
+        name = str(path[-1] if path[-1] != "[key]" else path[-2])
+        return keys.get(name, tree.find(path).span)
+    node = tree.find(path)
+    if detail["type"] == "unknown_kind" and node.keys:
+        return next(iter(node.keys.values()))
+    return node.span
+
+
+def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
+    """One diagnostic for all that Pydantic says of one place."""
+    first = group[0]
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "missing":
+        names = ", ".join(f"`{detail['loc'][-1]}`" for detail in group)
+        return Diagnostic("E104", f"{names} is missing here", span)
+    if kind == "unknown_key":
+        return Diagnostic("E103", first["msg"], span, context.get("help", ""))
+    if kind == "unknown_kind":
+        return Diagnostic("E106", first["msg"], span, context.get("help", ""))
+    if kind in ("one_key", "no_shorthand", "kind_written"):
+        return Diagnostic("E105", first["msg"], span)
+    if kind == "literal_error":
+        choices = context.get("expected", "").replace(" or ", ", ").replace("'", "")
+        message = f"`{first['input']}` is not one of the choices here"
+        return Diagnostic("E107", message, span, nearest(first["input"], choices.split(", ")))
+    if kind == "string_pattern_mismatch":
+        return Diagnostic("E108", f"`{first['input']}` cannot be a name here", span, _naming(context))
+    expected = list(dict.fromkeys(_EXPECTED[d["type"]] for d in group if d["type"] in _EXPECTED))
+    if expected:
+        found = _describe(first["input"])
+        return Diagnostic("E105", f"expected {' or '.join(expected)}, found {found}", span)
+    return Diagnostic("E107", _plain_message(first), span)
+
+
+def _naming(context: dict[str, object]) -> str:
+    if str(context.get("pattern", "")).startswith("^[A-Z]"):
+        return "functions are named by a capital and then letters or digits: F, G, F0"
+    return "names begin with a small letter and have letters, digits and `_`"
+
+
+def _plain_message(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if message != detail["msg"]:
+        return f"expected a value {message}, found {_describe(detail['input'])}"
+    return message[:1].lower() + message[1:]
+
+
+def _describe(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, (dict, list)):
+        return "a map" if isinstance(value, dict) else "a list"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text[:60]}`"
