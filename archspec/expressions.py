@@ -328,6 +328,16 @@ def transform(expression: Expression, change: Callable[[Expression], Expression]
 # Arithmetic on trees ------------------------------------------------------------------------------
 
 ZERO, ONE = Number(Fraction(0)), Number(Fraction(1))
+MAX_BITS = 1000
+
+
+def _number(value: Fraction) -> Number:
+    """A constant. Raises OverflowError past 2^100, or past `MAX_BITS` bits of numerator or
+    denominator, so that towers of powers end early."""
+    bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+    if abs(value) > 2**100 or bits > MAX_BITS:
+        raise OverflowError("a constant here is too large")
+    return Number(value)
 
 
 def add(left: Expression, right: Expression) -> Expression:
@@ -337,7 +347,7 @@ def add(left: Expression, right: Expression) -> Expression:
     if right == ZERO:
         return left
     if isinstance(left, Number) and isinstance(right, Number):
-        return Number(left.value + right.value)
+        return _number(left.value + right.value)
     if isinstance(right, Negative):
         return Binary("-", left, right.operand)
     return Binary("+", left, right)
@@ -346,7 +356,7 @@ def add(left: Expression, right: Expression) -> Expression:
 def negative(operand: Expression) -> Expression:
     """-operand."""
     if isinstance(operand, Number):
-        return Number(-operand.value)
+        return _number(-operand.value)
     return operand.operand if isinstance(operand, Negative) else Negative(operand)
 
 
@@ -357,7 +367,7 @@ def subtract(left: Expression, right: Expression) -> Expression:
     if left == ZERO:
         return negative(right)
     if isinstance(left, Number) and isinstance(right, Number):
-        return Number(left.value - right.value)
+        return _number(left.value - right.value)
     if isinstance(right, Negative):
         return add(left, right.operand)
     return Binary("-", left, right)
@@ -370,7 +380,7 @@ def multiply(left: Expression, right: Expression) -> Expression:
     if left == ONE or right == ONE:
         return right if left == ONE else left
     if isinstance(left, Number) and isinstance(right, Number):
-        return Number(left.value * right.value)
+        return _number(left.value * right.value)
     if isinstance(left, Negative):
         return negative(multiply(left.operand, right))
     if isinstance(right, Negative):
@@ -388,7 +398,7 @@ def divide(left: Expression, right: Expression) -> Expression:
         return left
     if isinstance(right, Number):
         if isinstance(left, Number):
-            return Number(left.value / right.value)
+            return _number(left.value / right.value)
         if right.value == -1:
             return negative(left)
     return Binary("/", left, right)
@@ -400,7 +410,7 @@ def power(base: Expression, exponent: int) -> Expression:
         return ONE
     if exponent == 1:
         return base
-    return Number(base.value**exponent) if isinstance(base, Number) else Power(base, exponent)
+    return _number(base.value**exponent) if isinstance(base, Number) else Power(base, exponent)
 
 
 _ARITHMETIC: Mapping[Operator, Callable[[Expression, Expression], Expression]] = {
@@ -414,7 +424,7 @@ _ARITHMETIC: Mapping[Operator, Callable[[Expression, Expression], Expression]] =
 def fold(expression: Expression, values: Mapping[str, Expression]) -> Expression:
     """Put `values` in place of names and do all arithmetic on constants, exactly.
 
-    Raises ZeroDivisionError where a constant zero divides.
+    Raises ArithmeticError where a constant zero divides or a constant grows too large.
     """
 
     def change(part: Expression) -> Expression:

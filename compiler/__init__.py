@@ -1,0 +1,1 @@
+"""From a spec to `torch.nn` modules: resolve → check → derive → emit."""

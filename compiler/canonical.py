@@ -1,0 +1,118 @@
+"""Updates in the one form that every backward strategy evaluates: `scale*target + rest`."""
+
+from __future__ import annotations
+
+from archspec.expressions import (
+    ELEMENTWISE,
+    ONE,
+    STRUCTURAL,
+    ZERO,
+    Binary,
+    Expression,
+    Let,
+    Name,
+    Negative,
+    Permute,
+    Statement,
+    add,
+    divide,
+    multiply,
+    names,
+    negative,
+    subtract,
+    transform,
+)
+from archspec.expressions import Call as CallExpression
+from compiler.plan import Affine, Call, General, Permutation, Step, Temporary
+
+BUILTIN = frozenset((*ELEMENTWISE, *STRUCTURAL))
+
+
+class NotAffineError(ValueError):
+    """An update that is not linear in its target; `part` is where it is not."""
+
+    def __init__(self, part: Expression) -> None:
+        super().__init__()
+        self.part = part
+
+
+def lift_calls(expression: Expression) -> tuple[Expression, tuple[Call, ...]]:
+    """Take the calls of residual functions out of an expression.
+
+    Each call gets a name, which stands in its place: `h*F(x)` becomes `h*F@0` and the call
+    `F@0 = F(x)`. Calls are listed in the order of evaluation, inner ones first.
+    """
+    calls: list[Call] = []
+
+    def lift(part: Expression) -> Expression:
+        if not isinstance(part, CallExpression) or part.function in BUILTIN:
+            return part
+        result = f"{part.function}@{len(calls)}"
+        calls.append(Call(result, part.function, part.arguments))
+        return Name(result, part.at)
+
+    return transform(expression, lift), tuple(calls)
+
+
+def canonical(statement: Statement) -> Step:
+    """The step that a statement stands for; `Affine` wherever it is linear in its target."""
+    if isinstance(statement, Permute):
+        return Permutation(statement.targets, statement.sources, statement.text)
+    value, calls = lift_calls(statement.value)
+    if isinstance(statement, Let):
+        return Temporary(statement.name, value, calls, statement.text)
+    if statement.target not in call_reads(calls):
+        try:
+            scale, rest = split(value, statement.target)
+        except NotAffineError:
+            pass
+        else:
+            return Affine(statement.target, scale, rest, calls, statement.text)
+    return General(statement.target, value, calls, statement.text)
+
+
+def call_reads(calls: tuple[Call, ...]) -> frozenset[str]:
+    """The names that the arguments of calls read."""
+    return frozenset(name for call in calls for a in call.arguments for name in names(a))
+
+
+def reads(step: Step) -> frozenset[str]:
+    """The streams, temporaries and constants that a step reads, its target's old value aside."""
+    if isinstance(step, Permutation):
+        return frozenset(step.sources)
+    own = names(step.scale) | names(step.rest) if isinstance(step, Affine) else names(step.value)
+    return frozenset(name for name in own | call_reads(step.calls) if "@" not in name)
+
+
+def split(expression: Expression, target: str) -> tuple[Expression, Expression]:
+    """`(scale, rest)` with expression = scale*target + rest. Raises `NotAffineError`."""
+    if isinstance(expression, Name) and expression.name == target:
+        return ONE, ZERO
+    if target not in names(expression):
+        return ZERO, expression
+    if isinstance(expression, Negative):
+        scale, rest = split(expression.operand, target)
+        return negative(scale), negative(rest)
+    if isinstance(expression, Binary):
+        return _split_binary(expression, target)
+    raise NotAffineError(expression)
+
+
+def _split_binary(expression: Binary, target: str) -> tuple[Expression, Expression]:
+    left, right = expression.left, expression.right
+    if expression.operator in "+-":
+        combine = add if expression.operator == "+" else subtract
+        (left_scale, left_rest), (right_scale, right_rest) = split(left, target), split(right, target)
+        return combine(left_scale, right_scale), combine(left_rest, right_rest)
+    if target in names(left) and target in names(right):
+        raise NotAffineError(expression)
+    if expression.operator == "/":
+        if target in names(right):
+            raise NotAffineError(expression)
+        scale, rest = split(left, target)
+        return divide(scale, right), divide(rest, right)
+    inside, factor = (left, right) if target in names(left) else (right, left)
+    scale, rest = split(inside, target)
+    return multiply(factor, scale), multiply(factor, rest)
+
+

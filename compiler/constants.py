@@ -1,0 +1,150 @@
+"""Coefficients: their values layer by layer, and the ranges they stay in."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from archspec.expressions import (
+    Binary,
+    Call,
+    Expression,
+    Name,
+    Negative,
+    Number,
+    Power,
+    fold,
+    names,
+)
+from archspec.spec import Drawn, Learned
+from compiler.plan import Constant
+
+MAX_COMBINATIONS = 256
+
+
+@dataclass(frozen=True)
+class Interval:
+    """All values from `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+    @property
+    def smallest(self) -> float:
+        """The least absolute value."""
+        return 0.0 if self.low <= 0 <= self.high else min(abs(self.low), abs(self.high))
+
+
+REALS = Interval(-math.inf, math.inf)
+
+
+def fixed_values(
+    constants: Mapping[str, Constant], layer: int, depth: int
+) -> dict[str, Expression]:
+    """The constants that are numbers at this layer, by name; expressions of learned or drawn
+    constants stay expressions. Raises ZeroDivisionError."""
+    values: dict[str, Expression] = {
+        "layer": Number(Fraction(layer)),
+        "depth": Number(Fraction(depth)),
+    }
+    pending = {n: c for n, c in constants.items() if not isinstance(c, (Learned, Drawn))}
+    while pending:
+        ready = [n for n, c in pending.items() if not names(c) & set(pending)]
+        assert ready, "resolve refuses constants that are defined by themselves"
+        for name in ready:
+            values[name] = fold(pending.pop(name), values)
+    return values
+
+
+def drawn_combinations(constants: Mapping[str, Constant]) -> Iterator[dict[str, float]]:
+    """Every combination of the values that drawn constants take in training."""
+    drawn = {name: c.draw for name, c in constants.items() if isinstance(c, Drawn)}
+    for values in itertools.product(*drawn.values()):
+        yield dict(zip(drawn, values, strict=True))
+
+
+def evaluation_values(constants: Mapping[str, Constant]) -> dict[str, float]:
+    """The values of drawn constants in evaluation."""
+    return {name: c.evaluate for name, c in constants.items() if isinstance(c, Drawn)}
+
+
+def ranges(constants: Mapping[str, Constant], drawn: Mapping[str, float]) -> dict[str, Interval]:
+    """Where learned constants stay, and drawn ones at the given values."""
+    found = {name: Interval(value, value) for name, value in drawn.items()}
+    for name, constant in constants.items():
+        if isinstance(constant, Learned) and constant.within:
+            found[name] = Interval(*constant.within)
+    return found
+
+
+def interval(expression: Expression, known: Mapping[str, Interval]) -> Interval:
+    """Bounds of an expression by interval arithmetic; unknown names may have any value."""
+    if isinstance(expression, Number):
+        value = float(expression.value)
+        return Interval(value, value)
+    if isinstance(expression, Name):
+        return known.get(expression.name, REALS)
+    if isinstance(expression, Negative):
+        inner = interval(expression.operand, known)
+        return Interval(-inner.high, -inner.low)
+    if isinstance(expression, Power):
+        return _power(interval(expression.base, known), expression.exponent)
+    if isinstance(expression, Call):
+        return _call(expression, known)
+    assert isinstance(expression, Binary)
+    left, right = interval(expression.left, known), interval(expression.right, known)
+    if expression.operator == "+":
+        return Interval(left.low + right.low, left.high + right.high)
+    if expression.operator == "-":
+        return Interval(left.low - right.high, left.high - right.low)
+    if expression.operator == "/":
+        if right.smallest == 0:
+            return REALS
+        right = Interval(1 / right.high, 1 / right.low)
+    return _hull(_product(a, b) for a in (left.low, left.high) for b in (right.low, right.high))
+
+
+def _hull(values: Iterator[float]) -> Interval:
+    found = list(values)
+    return Interval(min(found), max(found))
+
+
+def _product(left: float, right: float) -> float:
+    return 0.0 if 0 in (left, right) else left * right  # 0 times infinity bounds by 0
+
+
+def _power(base: Interval, exponent: int) -> Interval:
+    if exponent < 0:
+        if base.smallest == 0:
+            return REALS
+        return _power(Interval(1 / base.high, 1 / base.low), -exponent)
+    try:
+        ends = [base.low**exponent, base.high**exponent]
+    except OverflowError:
+        return REALS
+    if exponent % 2 == 0 and base.smallest == 0:
+        ends.append(0.0)
+    return Interval(min(ends), max(ends))
+
+
+def _call(call: Call, known: Mapping[str, Interval]) -> Interval:
+    inner = interval(call.arguments[0], known)
+    if call.function == "exp":
+        # Past these bounds float32 overflows or underflows.
+        low, high = max(inner.low, -87.0), min(inner.high, 88.0)
+        return Interval(
+            0.0 if inner.low < -87 else math.exp(low),
+            math.inf if inner.high > 88 else math.exp(high),
+        )
+    if call.function == "tanh":
+        return Interval(math.tanh(inner.low), math.tanh(inner.high))
+    if call.function == "sigmoid":
+        return Interval(_sigmoid(inner.low), _sigmoid(inner.high))
+    return Interval(-1.0, 1.0) if call.function in ("sin", "cos") else REALS
+
+
+def _sigmoid(x: float) -> float:
+    return 0.0 if x < -87 else 1.0 if x > 30 else 1 / (1 + math.exp(-x))

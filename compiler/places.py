@@ -1,0 +1,39 @@
+"""Collecting mistakes, each at its place in the tree."""
+
+from __future__ import annotations
+
+from archspec.diagnostics import Diagnostic, Span
+from archspec.expressions import Range
+from archspec.tree import Node, Path
+
+
+class Mistakes:
+    """The mistakes found so far in one spec."""
+
+    def __init__(self, tree: Node) -> None:
+        self.tree = tree
+        self.found: list[Diagnostic] = []
+
+    def key(self, code: str, message: str, path: Path, help: str = "") -> None:
+        """A mistake at the key that `path` ends in."""
+        self.found.append(Diagnostic(code, message, self.tree.where(path), help))
+
+    def value(self, code: str, message: str, path: Path, help: str = "", note: str = "") -> None:
+        """A mistake at the value on `path`."""
+        self.found.append(Diagnostic(code, message, self.tree.find(path).span, help, note))
+
+    def text(
+        self, code: str, message: str, path: Path, at: Range, help: str = "", note: str = ""
+    ) -> None:
+        """A mistake at the offsets `at` of the text on `path`."""
+        span = _within(self.tree.find(path), at)
+        self.found.append(Diagnostic(code, message, span, help, note))
+
+
+def _within(node: Node, at: Range) -> Span:
+    """The part of a scalar's span that two offsets into its text stand for."""
+    span = node.span
+    written = span.source.line(span.line)[span.column : span.end_column]
+    quote = 1 if written[:1] in ("'", '"') else 0
+    start, end = at[0] + quote, max(at[1], at[0] + 1) + quote
+    return span.narrow(start, end) if end <= len(written) else span

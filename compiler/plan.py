@@ -1,0 +1,136 @@
+"""The typed values that the compiler's stages hand to one another. Nothing here knows torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from archspec.expressions import Expression
+from archspec.layers import Layer
+from archspec.shapes import Shape, Sizes
+from archspec.spec import Backward, Drawn, Learned
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer of a list with the shape that reaches it. A layer that joins a function's
+    arguments has several."""
+
+    layer: Layer
+    before: tuple[Shape, ...]
+    after: Shape
+    sizes: Sizes
+
+
+@dataclass(frozen=True)
+class FunctionPlan:
+    """A residual function: the shapes of its arguments, its layers, the shape of its result."""
+
+    name: str
+    arguments: tuple[Shape, ...]
+    layers: tuple[LayerPlan, ...]
+    result: Shape
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """A stream and the expression that it starts from."""
+
+    name: str
+    start: Expression
+    shape: Shape
+
+
+Constant = Expression | Learned | Drawn
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a residual function. `result` names its value in the expressions around it."""
+
+    result: str
+    function: str
+    arguments: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`target = scale*target + rest`, where neither reads the target: invertible."""
+
+    target: str
+    scale: Expression
+    rest: Expression
+    calls: tuple[Call, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class General:
+    """`target = value` where no inverse is known: for stored or checkpointed stages."""
+
+    target: str
+    value: Expression
+    calls: tuple[Call, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Temporary:
+    """`name := value`."""
+
+    name: str
+    value: Expression
+    calls: tuple[Call, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """`targets[i]` gets what `sources[i]` held."""
+
+    targets: tuple[str, ...]
+    sources: tuple[str, ...]
+    text: str
+
+
+Step = Affine | General | Temporary | Permutation
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: `depth` layers of `steps`."""
+
+    name: str
+    depth: int
+    backward: Backward
+    transition: tuple[LayerPlan, ...]
+    input: Shape
+    """What the streams start from, after the transition."""
+    streams: tuple[StreamPlan, ...]
+    start_functions: tuple[FunctionPlan, ...]
+    functions: tuple[FunctionPlan, ...]
+    constants: Mapping[str, Constant]
+    steps: tuple[Step, ...]
+    output: Expression
+    result: Shape
+    invertible: bool
+    """In training."""
+    invertible_in_evaluation: bool
+
+    def layer_values(self, layer: int) -> dict[str, Fraction]:
+        """The values of `layer` and `depth` at one layer, counted from 0."""
+        return {"layer": Fraction(layer), "depth": Fraction(self.depth)}
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A whole network, every name looked up and every shape known."""
+
+    name: str
+    input: Shape
+    classes: int
+    stem: tuple[LayerPlan, ...]
+    stages: tuple[StagePlan, ...]
+    head: tuple[LayerPlan, ...]
+    output: Shape

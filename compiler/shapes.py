@@ -1,0 +1,143 @@
+"""Shapes through lists of layers and through expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from archspec.expressions import (
+    Binary,
+    Call,
+    Expression,
+    Name,
+    Negative,
+    Number,
+    Power,
+    Range,
+    show,
+)
+from archspec.layers import Add, Concat, Layer
+from archspec.shapes import Shape, ShapeError, Sizes, with_channels
+from compiler.plan import LayerPlan
+
+Scalar = None
+"""The shape of a coefficient: it goes with every stream."""
+ShapeOrScalar = Shape | None
+
+
+class ExpressionShapeError(ValueError):
+    """Shapes that do not go together, with the place in the expression's text."""
+
+    def __init__(self, message: str, at: Range, help: str = "") -> None:
+        super().__init__(message)
+        self.message, self.at, self.help = message, at, help
+
+
+@dataclass(frozen=True)
+class BadLayer:
+    """The layer of a list that cannot take what reaches it."""
+
+    index: int
+    error: ShapeError
+
+
+def infer_layers(
+    layers: Sequence[Layer], arguments: tuple[Shape, ...], sizes: Callable[[Shape], Sizes]
+) -> tuple[tuple[LayerPlan, ...], Shape] | BadLayer:
+    """The shapes through a list of layers, or the first layer that does not fit."""
+    plans: list[LayerPlan] = []
+    before = arguments
+    for index, layer in enumerate(layers):
+        known = sizes(before[0])
+        try:
+            if isinstance(layer, (Concat, Add)):
+                if len(before) == 1:
+                    raise ShapeError("there is only one argument to join")
+                after = layer.join(before)
+            elif len(before) > 1:
+                help = "begin the list with `concat` or `add`"
+                raise ShapeError(f"expected one input, found {len(before)} arguments", help)
+            else:
+                after = layer.infer(before[0], known)
+        except ShapeError as error:
+            return BadLayer(index, error)
+        plans.append(LayerPlan(layer, before, after, known))
+        before = (after,)
+    return tuple(plans), before[0]
+
+
+def infer_expression(
+    expression: Expression,
+    scope: Mapping[str, ShapeOrScalar],
+    call: Callable[[Call, tuple[Shape, ...]], Shape],
+) -> ShapeOrScalar:
+    """The shape of an expression. `call` gives the shape of a residual function's result.
+
+    Raises `ExpressionShapeError`.
+    """
+
+    def infer(part: Expression) -> ShapeOrScalar:
+        if isinstance(part, Number):
+            return Scalar
+        if isinstance(part, Name):
+            return scope[part.name]
+        if isinstance(part, Negative):
+            return infer(part.operand)
+        if isinstance(part, Power):
+            return infer(part.base)
+        if isinstance(part, Binary):
+            return _agree(part, infer(part.left), infer(part.right))
+        if part.function == "chunk":
+            return _chunk(part, infer(part.arguments[0]))
+        shapes = [infer(argument) for argument in part.arguments]
+        if part.function in ("exp", "tanh", "sigmoid", "sin", "cos"):
+            if len(shapes) != 1:
+                raise ExpressionShapeError(f"`{part.function}` takes one value", part.at)
+            return shapes[0]
+        streams = tuple(_streams(part, shapes))
+        if part.function == "concat":
+            try:
+                return Concat().join(streams)
+            except ShapeError as error:
+                raise ExpressionShapeError(error.message, part.at) from None
+        return call(part, streams)
+
+    return infer(expression)
+
+
+def _agree(part: Binary, left: ShapeOrScalar, right: ShapeOrScalar) -> ShapeOrScalar:
+    if left is None or right is None:
+        return left or right
+    if left != right:
+        message = f"`{show(part.left)}` is {left}, `{show(part.right)}` is {right}"
+        raise ExpressionShapeError(message, part.at, "both sides need one shape")
+    return left
+
+
+def _streams(part: Call, shapes: Sequence[ShapeOrScalar]) -> Iterator[Shape]:
+    for argument, shape in zip(part.arguments, shapes, strict=True):
+        if shape is None:
+            message = f"`{show(argument)}` is a number, and `{part.function}` takes streams"
+            raise ExpressionShapeError(message, argument.at)
+        yield shape
+
+
+def chunk_numbers(part: Call) -> tuple[int, int]:
+    """i and n of `chunk(stream, i, n)`. Raises `ExpressionShapeError`."""
+    numbers = [a.value for a in part.arguments[1:] if isinstance(a, Number)]
+    if len(part.arguments) != 3 or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1] <= 4096:
+        message = "a chunk is written `chunk(input, i, n)`: part i of n, counted from 1"
+        raise ExpressionShapeError(message, part.at)
+    if any(number.denominator != 1 for number in numbers):
+        raise ExpressionShapeError("the parts of a chunk are whole numbers", part.at)
+    return int(numbers[0]), int(numbers[1])
+
+
+def _chunk(part: Call, shape: ShapeOrScalar) -> Shape:
+    _, count = chunk_numbers(part)
+    if shape is None:
+        raise ExpressionShapeError("only a stream has chunks", part.at)
+    if shape.channels % count:
+        message = f"{shape.channels} channels do not divide into {count} chunks"
+        raise ExpressionShapeError(message, part.at)
+    return with_channels(shape, shape.channels // count)
