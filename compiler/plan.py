@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
+from archspec.diagnostics import Diagnostic
 from archspec.expressions import Expression
 from archspec.layers import Layer
 from archspec.shapes import Shape, Sizes
@@ -114,13 +114,14 @@ class StagePlan:
     steps: tuple[Step, ...]
     output: Expression
     result: Shape
-    invertible: bool
-    """In training."""
+    obstacles: tuple[Diagnostic, ...]
+    """Why the program has no inverse in training; none, if it has one."""
     invertible_in_evaluation: bool
 
-    def layer_values(self, layer: int) -> dict[str, Fraction]:
-        """The values of `layer` and `depth` at one layer, counted from 0."""
-        return {"layer": Fraction(layer), "depth": Fraction(self.depth)}
+    @property
+    def invertible(self) -> bool:
+        """Whether an inverse is derived."""
+        return not self.obstacles
 
 
 @dataclass(frozen=True)

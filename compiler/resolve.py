@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from archspec.diagnostics import SpecError
+from archspec.diagnostics import Diagnostic, SpecError
 from archspec.expressions import Call, Expression
 from archspec.layers import Layer
 from archspec.loading import Loaded
@@ -96,6 +96,7 @@ def _bad_layer(layers: Sequence[Layer], bad: BadLayer, path: Path, mistakes: Mis
 class _Checked:
     program: Program
     steps: tuple[Step, ...]
+    obstacles: tuple[Diagnostic, ...]
 
 
 def _check_program(stage: Stage, path: Path, mistakes: Mistakes) -> _Checked | None:
@@ -111,9 +112,11 @@ def _check_program(stage: Stage, path: Path, mistakes: Mistakes) -> _Checked | N
             mistakes.value("E201", message, (*path, "update", index))
     if len(steps) < len(program.update):
         return None
+    obstacles = Mistakes(mistakes.tree)
+    check_invertible(program, steps, stage.depth, path, obstacles)
     if stage.backward == "reversible":
-        check_invertible(program, steps, stage.depth, path, mistakes)
-    return _Checked(program, tuple(steps))
+        mistakes.found += obstacles.found
+    return _Checked(program, tuple(steps), tuple(obstacles.found))
 
 
 class _StageResolver:
@@ -139,6 +142,9 @@ class _StageResolver:
         scope = {s.name: s.shape for s in streams}
         self.steps(scope)
         output = self.shape_of(program.output, (*self.path, "output"), self.scope(scope))
+        if output is None and len(self.mistakes.found) == before:
+            message = "the output is a number, and a stage gives a stream or several"
+            self.mistakes.value("E402", message, (*self.path, "output"))
         if output is None or len(self.mistakes.found) > before:
             return None
         functions = [plan for plan in self.functions.values() if plan]
@@ -156,19 +162,19 @@ class _StageResolver:
             steps=self.checked.steps,
             output=program.output,
             result=output,
-            invertible=stage.backward == "reversible",
-            invertible_in_evaluation=stage.backward == "reversible" and in_evaluation,
+            obstacles=self.checked.obstacles,
+            invertible_in_evaluation=not self.checked.obstacles and in_evaluation,
         )
 
     def streams(self, entry: Shape) -> tuple[StreamPlan, ...]:
         scope = self.scope({"input": entry, "zeros": entry})
         plans = []
         for name, start in self.checked.program.starts.items():
-            place = (*self.path, "streams", name)
+            place, before = (*self.path, "streams", name), len(self.mistakes.found)
             shape = self.shape_of(start, place, scope)
             if shape is not None:
                 plans.append(StreamPlan(name, start, shape))
-            elif not self.mistakes.found:
+            elif len(self.mistakes.found) == before:
                 message = f"`{name}` starts as a number, and a stream has the shape of its input"
                 self.mistakes.value("E402", message, place, "start it from `input` or `zeros`")
         self.check_channels(plans)
@@ -212,6 +218,9 @@ class _StageResolver:
                 continue
             if isinstance(step, Temporary):
                 scope[step.name] = shape
+                if shape is None:
+                    help = "write it under `constants`"
+                    self.mistakes.value("E402", f"`{step.name}` is a number", place, help)
             elif shape not in (None, streams[step.target]):
                 message = f"`{step.target}` is {streams[step.target]}, and it would become {shape}"
                 self.mistakes.value("E402", message, place)

@@ -1,0 +1,65 @@
+"""Coefficients of updates as tensors: learned ones and drawn ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from archspec.spec import Drawn, Learned
+
+
+class Coefficients(nn.Module):
+    """The learned coefficients of one layer.
+
+    A coefficient with a range is kept inside it by a sigmoid: its parameter is the logit of where
+    in the range it stands.
+    """
+
+    def __init__(self, learned: dict[str, Learned], channel_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.learned = learned
+        for name, constant in learned.items():
+            shape = channel_shape if constant.per == "channel" else ()
+            # Set directly: a coefficient may bear the name of one of Module's own methods.
+            self._parameters[name] = nn.Parameter(torch.full(shape, _to_parameter(constant)))
+
+    def evaluators(self) -> dict[str, Callable[[], Tensor]]:
+        """For each coefficient, a function that computes its value from its parameter."""
+        return {name: self._evaluator(name) for name in self.learned}
+
+    def _evaluator(self, name: str) -> Callable[[], Tensor]:
+        within = self.learned[name].within
+
+        def evaluate() -> Tensor:
+            parameter = self._parameters[name]
+            assert parameter is not None
+            if within is None:
+                return parameter.view_as(parameter)
+            low, high = within
+            return low + (high - low) * torch.sigmoid(parameter)
+
+        return evaluate
+
+    def leaves(self) -> tuple[Tensor, ...]:
+        """The parameters themselves."""
+        return tuple(p for p in self._parameters.values() if p is not None)
+
+
+def _to_parameter(constant: Learned) -> float:
+    if constant.within is None:
+        return constant.learn
+    low, high = constant.within
+    place = (constant.learn - low) / (high - low)
+    return math.log(place / (1 - place))
+
+
+def draw(constant: Drawn, like: Tensor, training: bool) -> Tensor:
+    """One value a sample, shaped to go with `like` (B, …): drawn in training, fixed otherwise."""
+    shape = (like.shape[0],) + (1,) * (like.dim() - 1)
+    if not training:
+        return torch.full(shape, constant.evaluate, dtype=like.dtype, device=like.device)
+    values = torch.tensor(constant.draw, dtype=like.dtype, device=like.device)
+    return values[torch.randint(len(constant.draw), shape, device=like.device)]

@@ -1,0 +1,813 @@
+"""The backward engine: activations replaced by handles, rebuilt when autograd asks for them.
+
+Autograd stays autograd. While a stage runs forward, every tensor that a node would save for
+backward is replaced by a `Handle` (`torch.autograd.graph.saved_tensors_hooks`). When backward
+first asks for a handle, the engine walks the stage's program backwards from its final streams to
+the update in question, replays the residual function there, and fills the handles with what the
+replay saves. The graph is the real one, so hooks, accumulation, frozen parameters and gradients of
+gradients need no special case.
+
+This file imports torch alone and can be read, or taken away, by itself.
+
+A *step* is one update of one layer. What a step saves falls into groups: one for each *call* of a
+residual function, and one for the *arithmetic* around them. A group is captured as a whole.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Values = dict[str, Tensor]
+"""Streams, temporaries, coefficients and results of calls, by name."""
+
+# Programs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a residual function. `after` lists the calls of the same step whose results its
+    arguments read."""
+
+    result: str
+    function: str
+    arguments: tuple[Callable[[Values], Tensor], ...]
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Update:
+    """`target` is rewritten by `forward`; `inverse` gives its old value from its new one and all
+    else that `forward` read. A temporary is an update of a name that is no stream."""
+
+    target: str
+    calls: tuple[Call, ...]
+    forward: Callable[[Values], Tensor]
+    inverse: Callable[[Values], Tensor] | None
+    coefficients: tuple[str, ...] = ()
+    temporaries: tuple[str, ...] = ()
+    is_temporary: bool = False
+
+
+@dataclass(frozen=True)
+class Permute:
+    """`targets[i]` gets what `sources[i]` held."""
+
+    targets: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+Step = Update | Permute
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The steps of one layer, with its own functions and coefficients."""
+
+    steps: tuple[Step, ...]
+    functions: Mapping[str, nn.Module]
+    coefficients: Mapping[str, Callable[[], Tensor]]
+    leaves: tuple[Tensor, ...] = ()
+    """The parameters that coefficients are computed from."""
+
+
+# Forward -----------------------------------------------------------------------------------------
+
+
+class Direct:
+    """Evaluates calls as they come: for stored activations, and where no gradient is wanted."""
+
+    def __init__(self, layout: torch.memory_format) -> None:
+        self.layout = layout
+
+    def arithmetic(self, step: Update) -> None:
+        """Called before the arithmetic of a step."""
+
+    def call(self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
+        """The result of one call, in the dtype of its first argument."""
+        return invoke(function, arguments)
+
+
+def invoke(function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
+    """Call a residual function; its result takes the dtype of the streams (under autocast the
+    function computes in half precision, and streams stay as they are)."""
+    result: Tensor = function(*arguments)
+    return result.to(arguments[0].dtype)
+
+
+def execute(step: Step, layer: Layer, values: Values, tracer: Direct) -> None:
+    """Run one step forward, in place on `values`."""
+    if isinstance(step, Permute):
+        values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
+        return
+    tracer.arithmetic(step)
+    scope = dict(values)
+    for name in step.coefficients:
+        scope[name] = layer.coefficients[name]()
+    for index, call in enumerate(step.calls):
+        arguments = [argument(scope) for argument in call.arguments]
+        scope[call.result] = tracer.call(step, index, layer.functions[call.function], arguments)
+    values[step.target] = step.forward(scope).contiguous(memory_format=tracer.layout)
+
+
+def layout_of(values: Values) -> torch.memory_format:
+    """The memory layout that all streams of a stage keep, forward and back (convolutions differ
+    bitwise between layouts): that of the first stream."""
+    first = next(iter(values.values()))
+    is_last = first.dim() == 4 and not first.is_contiguous()
+    if is_last and first.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def laid_out(values: Values, layout: torch.memory_format) -> Values:
+    """Every stream in one memory layout."""
+    return {name: value.contiguous(memory_format=layout) for name, value in values.items()}
+
+
+def run(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
+    """Run layers forward as plain autograd would. `draws` holds each layer's drawn coefficients."""
+    direct = Direct(layout_of(values))
+    values = laid_out(values, direct.layout)
+    streams = tuple(values)
+    for layer, drawn in zip(layers, draws, strict=True):
+        values.update(drawn)
+        for step in layer.steps:
+            execute(step, layer, values, direct)
+        values = {name: values[name] for name in streams}
+    return values
+
+
+def invert(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
+    """Run the inverse program: from the streams after the last layer to those before the first."""
+    values = dict(values)
+    streams = tuple(values)
+    for layer, drawn in zip(reversed(layers), reversed(draws), strict=True):
+        values.update(drawn)
+        for index in reversed(range(len(layer.steps))):
+            _undo(layer, index, values)
+        values = {name: values[name] for name in streams}
+    return values
+
+
+def _undo(layer: Layer, index: int, values: Values) -> None:
+    step = layer.steps[index]
+    if isinstance(step, Permute):
+        values.update(zip(step.sources, [values[t] for t in step.targets], strict=True))
+    elif step.is_temporary:
+        values.pop(step.target, None)
+    else:
+        _provide_temporaries(layer, index, values)
+        assert step.inverse is not None
+        values[step.target] = step.inverse(_scope(layer, step, values))
+
+
+def _provide_temporaries(layer: Layer, index: int, values: Values) -> None:
+    step = layer.steps[index]
+    assert isinstance(step, Update)
+    for name in step.temporaries:
+        if name not in values:
+            where, definition = _definition(layer, name)
+            _provide_temporaries(layer, where, values)
+            values[name] = definition.forward(_scope(layer, definition, values))
+
+
+def _scope(layer: Layer, step: Update, values: Values) -> Values:
+    """Everything a step reads, its calls evaluated."""
+    scope = dict(values)
+    for name in step.coefficients:
+        scope[name] = layer.coefficients[name]()
+    for call in step.calls:
+        arguments = [argument(scope) for argument in call.arguments]
+        scope[call.result] = invoke(layer.functions[call.function], arguments)
+    return scope
+
+
+def _definition(layer: Layer, name: str) -> tuple[int, Update]:
+    for index, step in enumerate(layer.steps):
+        if isinstance(step, Update) and step.is_temporary and step.target == name:
+            return index, step
+    raise AssertionError(f"no temporary {name}")
+
+
+# What the forward pass leaves behind ---------------------------------------------------------------
+
+
+class Handle:
+    """Stands in the graph for a tensor that was not kept."""
+
+    __slots__ = ("__weakref__", "group", "index", "kind", "tape", "tensor", "version")
+
+    def __init__(self, tape: Tape, group: Group, index: int, tensor: Tensor) -> None:
+        self.tape, self.group, self.index = tape, group, index
+        self.kind = _kind(tensor)
+        self.tensor: Tensor | None = None
+        self.version = 0
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    """Shape, dtype and strides; dimensions of size 1 have no stride to speak of."""
+    strides = tuple(s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
+    return tensor.shape, tensor.dtype, tensor.device, strides
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; tensors of inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class Kept:
+    """A saved tensor that is a parameter, buffer or draw: kept itself, with its version."""
+
+    __slots__ = ("tensor", "version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = tensor, _version(tensor)
+
+
+@dataclass
+class Group:
+    """What the graph saves in one call, or in one step's arithmetic (`call` is then -1).
+
+    Handles are held weakly: a node that has run, or that nobody needs, takes its tensors with it.
+    """
+
+    step: int
+    call: int
+    handles: list[weakref.ref[Handle]]
+    needs_grad: tuple[bool, ...] = ()
+    module: ModuleState | None = None
+    random: RandomState | None = None
+
+
+class ModuleState:
+    """The parameters, buffers and modes that a function had in the forward pass."""
+
+    __slots__ = ("buffers", "names", "parameters", "training", "versions")
+
+    def __init__(self, function: nn.Module) -> None:
+        self.parameters, self.buffers, self.training = _contents(function)
+        self.versions = [_version(p) for p in self.parameters]
+
+    def check_buffers(self, function: nn.Module, before: Sequence[int]) -> None:
+        """Refuse functions that keep state, batch normalisation aside."""
+        for buffer, version in zip(self.buffers, before, strict=True):
+            if _version(buffer) != version and not _is_statistic(function, buffer):
+                raise RuntimeError(
+                    f"{type(function).__name__} changes one of its buffers in its forward pass, so "
+                    "a replay would not compute the same; use backward: store for this stage"
+                )
+
+
+def _contents(function: nn.Module) -> tuple[list[Tensor], list[Tensor], list[bool]]:
+    modules = list(function.modules())
+    parameters = [p for m in modules for p in m._parameters.values() if p is not None]
+    buffers = [b for m in modules for b in m._buffers.values() if b is not None]
+    return parameters, buffers, [m.training for m in modules]
+
+
+def _is_statistic(function: nn.Module, buffer: Tensor) -> bool:
+    return any(
+        buffer is own
+        for module in function.modules()
+        if isinstance(module, _BatchNorm)
+        for own in module._buffers.values()
+    )
+
+
+class RandomState:
+    """The states of the random generators, before a call that drew from them."""
+
+    __slots__ = ("cpu", "device", "state")
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.state: Tensor | None = None
+        if device.type not in ("cpu", "meta"):
+            self.state = torch.get_device_module(device).get_rng_state(device)
+
+    def has_moved(self) -> bool:
+        """Whether anything was drawn since."""
+        now = RandomState(self.device)
+        moved = self.state is not None and not torch.equal(self.state, _tensor(now.state))
+        return moved or not torch.equal(self.cpu, now.cpu)
+
+    def restore(self) -> None:
+        """Set the generators to this state."""
+        torch.set_rng_state(self.cpu)
+        if self.state is not None:
+            torch.get_device_module(self.device).set_rng_state(self.state, self.device)
+
+
+def _tensor(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+class AutocastState:
+    """The autocast settings for the CPU and for a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        kinds = dict.fromkeys(("cpu", device.type))  # both, where they differ
+        self.settings = [
+            (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+            for kind in kinds
+            if kind != "meta"
+        ]
+        self.cache = torch.is_autocast_cache_enabled()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Run with these settings."""
+        with ExitStack() as stack:
+            for kind, dtype, enabled in self.settings:
+                if enabled or torch.is_autocast_enabled(kind):
+                    stack.enter_context(
+                        torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=self.cache)
+                    )
+            yield
+
+
+_replaying = threading.local()
+
+
+def is_replaying() -> bool:
+    """True inside a residual function that runs a second time, for the backward pass."""
+    return getattr(_replaying, "depth", 0) > 0
+
+
+class Recorder(Direct):
+    """Runs steps forward while a tape takes down what the graph would save."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__(tape.layout)
+        self.tape = tape
+        self.group: Group | None = None
+        self.kept: set[int] = set()
+
+    def pack(self, tensor: Tensor) -> Handle | Kept:
+        """A handle in place of a tensor; what is alive anyway is kept as it is."""
+        if id(tensor) in self.kept:
+            return Kept(tensor)
+        assert self.group is not None
+        handle = Handle(self.tape, self.group, len(self.group.handles), tensor)
+        self.group.handles.append(weakref.ref(handle))
+        return handle
+
+    def arithmetic(self, step: Update) -> None:
+        """Begin a step."""
+        self.group, self.kept = self.tape.open_step()
+
+    def call(self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
+        """Run a call in a group of its own."""
+        outer = self.group, self.kept
+        module = ModuleState(function)
+        needs = tuple(argument.requires_grad for argument in arguments)
+        self.group = self.tape.open_call(index, needs, module)
+        self.kept = {id(tensor) for tensor in (*module.parameters, *module.buffers)}
+        random = RandomState(arguments[0].device)
+        versions = [_version(argument) for argument in arguments]
+        buffers = [_version(buffer) for buffer in module.buffers]
+        result = invoke(function, arguments)
+        if [_version(argument) for argument in arguments] != versions:
+            raise RuntimeError(
+                f"{type(function).__name__} changes its argument in place; a residual function "
+                "must leave the streams as they are"
+            )
+        if module.buffers:
+            module.check_buffers(function, buffers)
+        if random.has_moved():
+            self.group.random = random
+        self.group, self.kept = outer
+        return result
+
+
+def unpack(packed: Handle | Kept) -> Tensor:
+    """Give autograd a saved tensor: kept, or rebuilt by the tape."""
+    if isinstance(packed, Kept):
+        if _version(packed.tensor) != packed.version:
+            raise RuntimeError(_CHANGED)
+        return packed.tensor
+    return packed.tape.fetch(packed)
+
+
+_CHANGED = (
+    "a parameter or buffer of a reversible stage was changed in place between the forward and the "
+    "backward pass; take the optimizer step after backward"
+)
+
+
+# Tapes -------------------------------------------------------------------------------------------
+
+
+class Tape:
+    """The record of one forward pass over some layers, from which saved tensors are rebuilt."""
+
+    def __init__(self, layers: Sequence[Layer], draws: Sequence[Values], values: Values) -> None:
+        self.draws = draws
+        self.layout = layout_of(values)
+        self.steps = [(n, i, s) for n, layer in enumerate(layers) for i, s in enumerate(layer.steps)]
+        self.layers = layers
+        self.autocast = AutocastState(next(iter(values.values())).device)
+        self.calls: list[list[Group]] = [[] for _ in self.steps]
+        self.arithmetic: list[Group] = []
+        self.needs_grad: list[dict[str, bool]] = []
+        self.values: Values | None = None
+        """Streams and temporaries where the replay stands."""
+        self.results: dict[tuple[int, int], Tensor] = {}
+        """Results of replayed calls, until their step is done with."""
+
+    # Recording
+
+    def record(self, values: Values) -> Values:
+        """Run the layers forward under this tape."""
+        values, recorder = laid_out(values, self.layout), Recorder(self)
+        streams = tuple(values)
+        with saved_tensors_hooks(recorder.pack, unpack):
+            for layer_index, step_index, step in self.steps:
+                layer = self.layers[layer_index]
+                if step_index == 0:
+                    values = {name: values[name] for name in streams}
+                    values.update(self.draws[layer_index])
+                flags = {name: value.requires_grad for name, value in values.items()}
+                execute(step, layer, values, recorder)
+                if isinstance(step, Permute):
+                    self.open_step()
+                self.needs_grad.append(flags)
+        return {name: values[name] for name in streams}
+
+    def open_step(self) -> tuple[Group, set[int]]:
+        """Begin the next step; its arithmetic group, and the tensors kept as they are."""
+        group = Group(len(self.arithmetic), -1, [])
+        layer_index, _, _ = self.steps[len(self.arithmetic)]
+        self.arithmetic.append(group)
+        leaves = (*self.layers[layer_index].leaves, *self.draws[layer_index].values())
+        return group, {id(tensor) for tensor in leaves}
+
+    def open_call(self, index: int, needs_grad: tuple[bool, ...], module: ModuleState) -> Group:
+        """Begin a call of the current step."""
+        step = len(self.arithmetic) - 1
+        group = Group(step, index, [], needs_grad, module)
+        self.calls[step].append(group)
+        return group
+
+    # Replaying
+
+    def fetch(self, handle: Handle) -> Tensor:
+        """The tensor behind a handle. Replays the handle's group where it has not been."""
+        if handle.tensor is None:
+            with torch.no_grad():
+                self.materialise(handle.group)
+        tensor = handle.tensor
+        assert tensor is not None
+        handle.tensor = None
+        if _kind(tensor) != handle.kind:
+            raise RuntimeError(_OTHER_REPLAY)
+        if _version(tensor) != handle.version:
+            raise RuntimeError(
+                "a tensor that a residual function needs for its gradient was changed in place "
+                "inside that function"
+            )
+        return tensor
+
+    def materialise(self, group: Group) -> None:
+        """Fill the handles of a group. Subclasses say how the streams there are found."""
+        raise NotImplementedError
+
+    def layer_of(self, step: int) -> Layer:
+        """The layer that a step belongs to."""
+        return self.layers[self.steps[step][0]]
+
+    def scope(self, step: int) -> Values:
+        """What a step reads: streams, temporaries, draws, coefficients, results so far."""
+        assert self.values is not None
+        layer_index, _, update = self.steps[step]
+        assert isinstance(update, Update)
+        scope = {**self.values, **self.draws[layer_index]}
+        for name in update.coefficients:
+            scope[name] = self.layers[layer_index].coefficients[name]()
+        for index, call in enumerate(update.calls):
+            if (step, index) in self.results:
+                scope[call.result] = self.results[step, index]
+        return scope
+
+    def provide_calls(self, step: int) -> None:
+        """Replay the calls of a step that have not been."""
+        for index in range(len(self.calls[step])):
+            if (step, index) not in self.results:
+                self.replay_call(step, index)
+
+    def replay_call(self, step: int, index: int) -> None:
+        """Run one call again, and fill the handles of its group."""
+        update, group = self.steps[step][2], self.calls[step][index]
+        assert isinstance(update, Update)
+        call = update.calls[index]
+        for needed in call.after:
+            if (step, needed) not in self.results:
+                self.replay_call(step, needed)
+        scope = self.scope(step)
+        arguments = [
+            argument(scope).detach().requires_grad_(needs)
+            for argument, needs in zip(call.arguments, group.needs_grad, strict=True)
+        ]
+        function = self.layer_of(step).functions[call.function]
+        with self.capture(group) as kept, _replay(function, group, kept) as replay:
+            result = invoke(replay, arguments)
+        self.results[step, index] = result.detach()
+
+    def replay_arithmetic(self, step: int) -> Tensor:
+        """Evaluate a step around its replayed calls, and fill the handles of its arithmetic."""
+        layer_index, _, update = self.steps[step]
+        assert isinstance(update, Update)
+        group, needs = self.arithmetic[step], self.needs_grad[step]
+        values = {
+            name: value.detach().requires_grad_(needs.get(name, False))
+            for name, value in _values(self.values).items()
+        }
+        values.update(self.draws[layer_index])
+        layer = self.layers[layer_index]
+        with self.capture(group) as kept:
+            kept.update(id(t) for t in (*layer.leaves, *self.draws[layer_index].values()))
+            execute(update, layer, values, _Replayed(self, step))
+        return values[update.target].detach()
+
+    @contextmanager
+    def capture(self, group: Group) -> Iterator[set[int]]:
+        """Fill a group's handles with what is saved inside; yields the ids of tensors kept."""
+        kept: set[int] = set()
+        saved: list[tuple[Tensor, int]] = []
+
+        def pack(tensor: Tensor) -> None:
+            if id(tensor) not in kept:
+                saved.append((tensor, _version(tensor)))
+
+        def refuse(packed: Any) -> Tensor:
+            raise AssertionError("a replayed graph is never run")
+
+        with torch.enable_grad(), self.autocast.entered(), saved_tensors_hooks(pack, refuse):
+            yield kept
+        if len(saved) != len(group.handles):
+            raise RuntimeError(_OTHER_REPLAY)
+        for reference, (tensor, version) in zip(group.handles, saved, strict=True):
+            handle = reference()
+            if handle is not None:
+                handle.tensor, handle.version = tensor, version
+
+
+_OTHER_REPLAY = (
+    "a residual function did not do the same in the replay as in the forward pass: it saved other "
+    "tensors. It must not depend on anything but its arguments, parameters, buffers and the random "
+    "generators; a context such as sdpa_kernel has to cover the backward pass too"
+)
+
+
+def _values(values: Values | None) -> Values:
+    assert values is not None
+    return values
+
+
+class _Replayed(Direct):
+    """Answers calls with the results of their replay, as leaves of the same kind."""
+
+    def __init__(self, tape: Tape, step: int) -> None:
+        super().__init__(tape.layout)
+        self.tape, self.step = tape, step
+
+    def call(self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
+        """The replayed result."""
+        group = self.tape.calls[self.step][index]
+        assert group.module is not None
+        needs = any(group.needs_grad) or any(p.requires_grad for p in group.module.parameters)
+        return self.tape.results[self.step, index].detach().requires_grad_(needs)
+
+
+@contextmanager
+def _replay(function: nn.Module, group: Group, kept: set[int]) -> Iterator[nn.Module]:
+    """The function as it was in the forward pass: parameters, buffers, modes, random numbers.
+
+    Buffers are copies, so that batch normalisation counts its statistics once.
+    """
+    module = group.module
+    assert module is not None
+    parameters, buffers, training = _contents(function)
+    if [_version(p) for p in module.parameters] != module.versions:
+        raise RuntimeError(_CHANGED)
+    copies = [buffer.clone() for buffer in module.buffers]
+    kept.update(id(tensor) for tensor in (*module.parameters, *copies))
+    same = len(parameters) == len(module.parameters) and all(
+        a is b for a, b in zip(parameters, module.parameters, strict=True)
+    )
+    with ExitStack() as stack:
+        stack.callback(_set_training, function, training)
+        _set_training(function, module.training)
+        if group.random is not None:
+            stack.callback(RandomState(group.random.device).restore)
+            group.random.restore()
+        _replaying.depth = getattr(_replaying, "depth", 0) + 1
+        stack.callback(_leave_replay)
+        if same and not copies:
+            yield function
+        else:
+            yield _Substituted(function, [*module.parameters, *copies])
+
+
+def _leave_replay() -> None:
+    _replaying.depth -= 1
+
+
+def _set_training(function: nn.Module, modes: Sequence[bool]) -> None:
+    for module, mode in zip(function.modules(), modes, strict=True):
+        module.training = mode
+
+
+class _Substituted(nn.Module):
+    """A function with other parameters and buffers, for one call."""
+
+    def __init__(self, function: nn.Module, tensors: Sequence[Tensor]) -> None:
+        super().__init__()
+        modules = list(function.named_modules())
+        names = [
+            f"{prefix}{'.' if prefix else ''}{name}"
+            for kind in ("_parameters", "_buffers")
+            for prefix, module in modules
+            for name, tensor in getattr(module, kind).items()
+            if tensor is not None
+        ]
+        object.__setattr__(self, "function", function)
+        self.tensors = dict(zip(names, tensors, strict=True))
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        """Call the function with the tensors in place of its own."""
+        result: Tensor = torch.func.functional_call(self.function, self.tensors, arguments)
+        return result
+
+
+class ReversibleTape(Tape):
+    """Rebuilds streams by undoing steps, from the final streams backwards."""
+
+    def __init__(self, layers: Sequence[Layer], draws: Sequence[Values], values: Values) -> None:
+        super().__init__(layers, draws, values)
+        self.position = 0
+        """How many steps are not undone."""
+        self.waiting: set[tuple[int, int]] = set()
+        """The groups (step, call) that this pass has not captured yet."""
+        self.exit: weakref.ref[Any] | None = None
+        self.names: tuple[str, ...] = ()
+
+    def restart(self, final: Sequence[Tensor]) -> None:
+        """Stand at the end of the layers, with their final streams."""
+        self.values = {n: t.detach() for n, t in zip(self.names, final, strict=True)}
+        self.position = len(self.steps)
+        self.results.clear()
+        groups = (*self.arithmetic, *(group for calls in self.calls for group in calls))
+        self.waiting = {(group.step, group.call) for group in groups if group.handles}
+
+    def materialise(self, group: Group) -> None:
+        """Undo every step after the group's own, then replay the group."""
+        if self.values is None or group.step >= self.position:
+            node = self.exit() if self.exit else None
+            if node is None:
+                raise RuntimeError("the final streams of this reversible stage are gone")
+            self.restart(node.saved_tensors)  # raises where the graph has been freed
+        while self.position > group.step + 1:
+            self.undo()
+        if group.call >= 0:
+            self.replay_call(group.step, group.call)
+        else:
+            self.undo()
+        if not self.waiting:  # nothing is left to replay: let the streams go
+            self.values = None
+            self.results.clear()
+
+    @contextmanager
+    def capture(self, group: Group) -> Iterator[set[int]]:
+        """As for any tape; what is captured is waited for no longer."""
+        with super().capture(group) as kept:
+            yield kept
+        self.waiting.discard((group.step, group.call))
+
+    def undo(self) -> None:
+        """Take back the last step that is not undone, its groups captured on the way."""
+        index = self.position - 1
+        layer_index, step_index, step = self.steps[index]
+        values = _values(self.values)
+        if isinstance(step, Permute):
+            values.update(zip(step.sources, [values[t] for t in step.targets], strict=True))
+            self.position = index
+            return
+        start = index - step_index
+        if step.is_temporary:
+            self.provide_temporary(step.target, start)
+            del values[step.target]
+        else:
+            for name in step.temporaries:
+                self.provide_temporary(name, start)
+            self.provide_calls(index)
+            assert step.inverse is not None
+            recovered = step.inverse(self.scope(index))
+            values[step.target] = recovered.contiguous(memory_format=self.layout)
+            if self.arithmetic[index].handles:
+                self.replay_arithmetic(index)
+            self.forget_results(index)
+        self.position = index
+
+    def provide_temporary(self, name: str, start: int) -> None:
+        """Compute a temporary again, its groups captured. `start` is the layer's first step."""
+        values = _values(self.values)
+        if name in values:
+            return
+        offset, definition = _definition(self.layer_of(start), name)
+        for other in definition.temporaries:
+            self.provide_temporary(other, start)
+        index = start + offset
+        self.provide_calls(index)
+        if self.arithmetic[index].handles:
+            values[name] = self.replay_arithmetic(index)
+        else:
+            value = definition.forward(self.scope(index))
+            values[name] = value.contiguous(memory_format=self.layout)
+        self.forget_results(index)
+
+    def forget_results(self, step: int) -> None:
+        """Drop the results of a step's calls."""
+        for index in range(len(self.calls[step])):
+            self.results.pop((step, index), None)
+
+
+class CheckpointTape(Tape):
+    """Keeps the streams before its layers, and rebuilds by running forward from there."""
+
+    def __init__(self, layers: Sequence[Layer], draws: Sequence[Values], values: Values) -> None:
+        super().__init__(layers, draws, values)
+        self.start: dict[str, Kept] = {}
+
+    def record(self, values: Values) -> Values:
+        """Run forward, keeping the streams at the start."""
+        values = laid_out(values, self.layout)
+        self.start = {name: Kept(value.detach()) for name, value in values.items()}
+        return super().record(values)
+
+    def materialise(self, group: Group) -> None:
+        """Run everything again; each group on the way is captured."""
+        del group
+        self.values = {name: unpack(kept) for name, kept in self.start.items()}
+        for index, (_, _, step) in enumerate(self.steps):
+            values = self.values
+            if isinstance(step, Permute):
+                values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
+                continue
+            self.provide_calls(index)
+            values[step.target] = self.replay_arithmetic(index)
+        self.results.clear()
+        self.values = None
+
+
+class _Exit(torch.autograd.Function):
+    """The one door out of a reversible stage. Saves the final streams, and stands its tape at the
+    end of the stage when a backward pass comes through."""
+
+    @staticmethod
+    def forward(ctx: Any, tape: ReversibleTape, *streams: Tensor) -> tuple[Tensor, ...]:
+        """The streams as they are."""
+        ctx.save_for_backward(*streams)
+        ctx.set_materialize_grads(False)
+        ctx.tape = tape
+        tape.exit = weakref.ref(ctx)
+        return streams
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The cotangents as they are."""
+        ctx.tape.restart(ctx.saved_tensors)
+        return (None, *cotangents)
+
+
+# Strategies --------------------------------------------------------------------------------------
+
+
+def run_reversible(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
+    """Run layers; backward rebuilds activations from the final streams."""
+    tape = ReversibleTape(layers, draws, values)
+    tape.names = tuple(values)
+    final = tape.record(values)
+    if not any(stream.requires_grad for stream in final.values()):
+        return final
+    leaving: tuple[Tensor, ...] = _Exit.apply(tape, *final.values())
+    return dict(zip(tape.names, leaving, strict=True))
+
+
+def run_checkpointed(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
+    """Run layers; backward runs each layer again from the streams kept before it."""
+    for layer, drawn in zip(layers, draws, strict=True):
+        values = CheckpointTape([layer], [drawn], values).record(values)
+    return values

@@ -1,0 +1,72 @@
+"""Layers that treat every element, channel or sample alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+}
+
+
+class DropPath(nn.Module):
+    """Drop a whole branch, per sample, in training; the others grow by 1/(1 - rate) (Huang et al.
+    2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, value: Tensor) -> Tensor:
+        """(B, …) → the same, some samples zero."""
+        if not self.training or self.rate == 0:
+            return value
+        shape = (value.shape[0],) + (1,) * (value.dim() - 1)
+        keep = torch.empty(shape, device=value.device).bernoulli_(1 - self.rate)
+        return value * keep.div_(1 - self.rate).to(value.dtype)
+
+    def extra_repr(self) -> str:
+        """Shown when the module is printed."""
+        return f"rate={self.rate:g}"
+
+
+class Scale(nn.Module):
+    """A learned factor per channel (layer scale, Touvron et al. 2021)."""
+
+    def __init__(self, channels: int, init: float, channel_dimension: int) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((channels,), init))
+        self.trailing = -1 - channel_dimension
+
+    def forward(self, value: Tensor) -> Tensor:
+        """(B, …) → the same shape."""
+        return value * self.factor.view(-1, *(1,) * self.trailing)
+
+
+class ConcatArguments(nn.Module):
+    """Several arguments joined along their channels."""
+
+    def __init__(self, channel_dimension: int) -> None:
+        super().__init__()
+        self.channel_dimension = channel_dimension
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        """Tensors alike but for their channels → one."""
+        return torch.cat(arguments, self.channel_dimension)
+
+
+class AddArguments(nn.Module):
+    """Several arguments added up."""
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        """Tensors of one shape → their sum."""
+        for other in others:
+            first = first + other
+        return first

@@ -1,0 +1,91 @@
+"""Images into tokens, maps of tokens, and tokens into one vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def linear(channels: int, out: int, bias: bool = True) -> nn.Linear:
+    """A linear map with Glorot's uniform weights and no initial bias."""
+    module = nn.Linear(channels, out, bias)
+    nn.init.xavier_uniform_(module.weight)
+    if bias:
+        nn.init.zeros_(module.bias)
+    return module
+
+
+class Mlp(nn.Module):
+    """linear → activation → dropout → linear → dropout, on (…, D)."""
+
+    def __init__(self, channels: int, hidden: int, activation: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.expand = linear(channels, hidden)
+        self.activation = activation
+        self.dropout = nn.Dropout(dropout)
+        self.contract = linear(hidden, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The same shape as `tokens`."""
+        hidden = self.dropout(self.activation(self.expand(tokens)))
+        result: Tensor = self.dropout(self.contract(hidden))
+        return result
+
+
+class PatchEmbed(nn.Module):
+    """Square patches of an image (B, C, H, W) → tokens (B, N, D), row by row."""
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, width, patch, patch)
+        nn.init.xavier_uniform_(self.project.weight.view(width, -1))
+        nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, H/patch · W/patch, D)."""
+        result: Tensor = self.project(image)
+        return result.flatten(2).transpose(1, 2)
+
+
+class ClassToken(nn.Module):
+    """One learned token put before the others."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, channels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) → (B, N + 1, D)."""
+        return torch.cat([self.token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+
+
+class Position(nn.Module):
+    """A learned embedding of each position, added to tokens (B, N, D)."""
+
+    def __init__(self, count: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(1, count, channels))
+        nn.init.trunc_normal_(self.embedding, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The same shape as `tokens`."""
+        return tokens + self.embedding
+
+
+class Pool(nn.Module):
+    """Tokens (B, N, D) or images (B, C, H, W) → one vector a sample (B, D)."""
+
+    def __init__(self, by: str, channel_dimension: int) -> None:
+        super().__init__()
+        self.by = by
+        self.over = (1,) if channel_dimension == -1 else (2, 3)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """The mean, the maximum, or the first token."""
+        if self.by == "first":
+            return value[:, 0]
+        return value.mean(self.over) if self.by == "mean" else value.amax(self.over)
+
+    def extra_repr(self) -> str:
+        """Shown when the module is printed."""
+        return self.by

@@ -1,0 +1,206 @@
+"""The folder of a run: what it holds, and whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from archspec.diagnostics import Diagnostic, SpecError
+from archspec.dumping import dump
+from archspec.loading import Loaded
+from archspec.spec import Spec
+from runners.files import replacing, write_json, write_text
+
+ARCHITECTURE = {"input", "stem", "stages", "head", "task"}
+"""The keys of a spec that determine its weights' names and shapes, and what is computed."""
+NEW_ONE = "choose another folder with --output, or remove this one"
+PACKAGES = ("archspec-reversible", "torch", "torchvision")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run comes to."""
+
+    test_accuracy: float
+    """Of the best weights, on the test set."""
+    test_loss: float
+    validation_accuracy: float
+    """The one that the best weights were chosen by."""
+    best_epoch: int
+    epochs: int
+    seconds: float
+    """Of training and validation, all sittings of the run together."""
+    parameters: int
+    device: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Hashes of what was asked for: all of a resolved spec, and its architecture alone."""
+
+    spec: str
+    architecture: str
+
+
+def identity(spec: Spec) -> Identity:
+    """The identity of a resolved spec, however it is spelt."""
+    return Identity(_hash(spec, None), _hash(spec, ARCHITECTURE))
+
+
+def _hash(spec: Spec, keys: set[str] | None) -> str:
+    content = spec.model_dump(mode="json", include=keys)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder and the files in it."""
+
+    path: Path
+
+    @property
+    def run(self) -> Path:
+        """Identity, versions, machine."""
+        return self.path / "run.json"
+
+    @property
+    def spec(self) -> Path:
+        """The resolved spec."""
+        return self.path / "spec.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON object for each epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """All that the next epoch depends on."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch on the validation split."""
+        return self.path / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The weights of the last epoch."""
+        return self.path / "last.safetensors"
+
+    @property
+    def result(self) -> Path:
+        """What a finished run comes to."""
+        return self.path / "result.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """A folder of TensorBoard's files."""
+        return self.path / "tensorboard"
+
+
+def finished(folder: RunFolder, who: Identity) -> TrainResult | None:
+    """The result of this run if it is finished. Raises `SpecError` if the folder is another's."""
+    _refuse_others(folder, who)
+    if not folder.result.is_file():
+        return None
+    try:
+        found = json.loads(folder.result.read_text(encoding="utf-8"))
+        return TrainResult(**{**found, "output": str(folder.path)})  # it may have been moved
+    except (ValueError, TypeError):
+        raise _refusal(f"{folder.result} is not a run's result", NEW_ONE) from None
+
+
+@contextmanager
+def opened(folder: RunFolder, loaded: Loaded, who: Identity) -> Iterator[None]:
+    """The folder made and held against a second process; the first time, described.
+
+    Raises `SpecError` where that cannot be.
+    """
+    lock = FileLock(folder.path / ".lock", timeout=0)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise _refusal(f"another process is training in {folder.path}", "") from None
+    except OSError as error:
+        raise _refusal(f"cannot write in {folder.path}: {error.strerror}", NEW_ONE) from None
+    try:
+        _refuse_others(folder, who)
+        if not folder.run.is_file():
+            write_json(folder.run, describe(who))
+        if not folder.spec.is_file():
+            write_text(folder.spec, dump(loaded.tree))
+        yield
+    finally:
+        lock.release()
+
+
+def describe(who: Identity) -> dict[str, object]:
+    """What `run.json` says: nothing in it depends on the command that started the run."""
+    return {
+        **{f"{name}_hash": value for name, value in asdict(who).items()},
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+    }
+
+
+def write_result(folder: RunFolder, result: TrainResult) -> None:
+    """Mark the run as finished."""
+    write_json(folder.result, asdict(result))
+
+
+def append_metrics(folder: RunFolder, record: dict[str, object]) -> None:
+    """Add the line of one epoch."""
+    with folder.metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def keep_metrics(folder: RunFolder, epochs: int) -> None:
+    """Leave the lines of the first `epochs` alone: what follows was lost with a killed process."""
+    lines = []
+    if folder.metrics.is_file():
+        lines = folder.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    with replacing(folder.metrics) as partial:
+        partial.write_text("".join(lines[:epochs]), encoding="utf-8")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout
+        return "not installed"
+
+
+def _refuse_others(folder: RunFolder, who: Identity) -> None:
+    if folder.path.exists() and not folder.path.is_dir():
+        raise _refusal(f"{folder.path} is a file", NEW_ONE)
+    if not folder.run.is_file():
+        # A process killed at the very start leaves hidden files behind.
+        entries = folder.path.iterdir() if folder.path.is_dir() else ()
+        strange = sorted(e.name for e in entries if not e.name.startswith("."))
+        if strange:
+            raise _refusal(f"{folder.path} is no run and holds {strange[0]}", NEW_ONE)
+        return
+    try:
+        theirs = json.loads(folder.run.read_text(encoding="utf-8"))["spec_hash"]
+    except (ValueError, KeyError, TypeError):
+        raise _refusal(f"{folder.run} is not a run's description", NEW_ONE) from None
+    if theirs != who.spec:
+        message = f"{folder.path} holds the run of another spec (see {folder.spec})"
+        raise _refusal(message, f"a run continues only with the spec that began it; {NEW_ONE}")
+
+
+def _refusal(message: str, help: str) -> SpecError:
+    return SpecError([Diagnostic("E604", message, None, help)])

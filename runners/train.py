@@ -1,0 +1,198 @@
+"""Training: from a loaded spec to a folder with the best weights and their test accuracy."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from archspec.diagnostics import Diagnostic, SpecError
+from archspec.loading import Loaded
+from archspec.training import AnyData, Train
+from runners.checkpoint import (
+    Best,
+    Parts,
+    Standing,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
+from runners.data import Data, open_data, shuffled
+from runners.devices import open_fabric
+from runners.loop import Score, TrainingError, evaluate, train_epoch
+from runners.optim import build_optimizer
+from runners.progress import Glance, Watcher, memory, watching
+from runners.run_folder import (
+    Identity,
+    RunFolder,
+    TrainResult,
+    append_metrics,
+    finished,
+    identity,
+    keep_metrics,
+    opened,
+    write_result,
+)
+
+
+def train(
+    loaded: Loaded, output: Path, *, device: str = "auto", quiet: bool = False
+) -> TrainResult:
+    """Train a spec, or go on where a killed run stopped; a finished one only reports its result.
+
+    Raises `SpecError` before anything is written, and `TrainingError` where the loss diverges.
+    """
+    recipe, entry = recipe_and_data(loaded)
+    folder, who = RunFolder(output), identity(loaded.spec)
+    if (result := finished(folder, who)) is not None:
+        return result
+    fabric = open_fabric(loaded, recipe, device)
+    data = open_data(loaded, entry, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = build_model(loaded)
+    with opened(folder, loaded, who):
+        run = Run(folder, who, recipe, data, set_up(fabric, model, recipe))
+        standing = go_on(run)
+        standing = train_on(run, standing, quiet)
+        result = conclude(run, standing)
+        write_result(folder, result)
+    return result
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same from the first epoch to the last."""
+
+    folder: RunFolder
+    who: Identity
+    recipe: Train
+    data: Data
+    parts: Parts
+
+
+def recipe_and_data(loaded: Loaded) -> tuple[Train, AnyData]:
+    """The two sections that training needs. Raises `SpecError`."""
+    recipe, entry = loaded.spec.train, loaded.spec.data
+    if recipe is None or entry is None:
+        missing = [f"`{n}:`" for n, s in (("data", entry), ("train", recipe)) if s is None]
+        message = f"training needs {' and '.join(missing)}, and {loaded.spec.name} has none"
+        raise SpecError([Diagnostic("E605", message, loaded.tree.where(("name",)))])
+    return recipe, entry
+
+
+def build_model(loaded: Loaded) -> nn.Module:
+    """The network of a spec."""
+    from compiler.network import build
+    from compiler.resolve import resolve
+
+    return build(resolve(loaded))
+
+
+def set_up(fabric: Fabric, model: nn.Module, recipe: Train) -> Parts:
+    """Model and optimizer on their device."""
+    wrapped, optimizer = fabric.setup(model, build_optimizer(model, recipe))
+    return Parts(fabric, model, wrapped, optimizer)
+
+
+def go_on(run: Run) -> Standing:
+    """The state of the last finished epoch, if there is one, with all files brought in line."""
+    folder, standing = run.folder, Standing()
+    if folder.checkpoint.is_file():
+        standing = load_checkpoint(folder.checkpoint, run.parts, run.who.spec)
+    keep_metrics(folder, standing.epochs)
+    if standing.best is not None and standing.best.epoch == standing.epochs:
+        # The process may have been killed between the checkpoint and the weights.
+        save_weights(folder.best, run.parts.model)
+    return standing
+
+
+def train_on(run: Run, standing: Standing, quiet: bool) -> Standing:
+    """Train the epochs that are left, with a checkpoint after each."""
+    recipe, done = run.recipe, standing.epochs
+    steps = len(shuffled(run.data.training, recipe.batch, recipe.seed, 0))
+    with (
+        watching(quiet, recipe.epochs, steps, done) as watcher,
+        SummaryWriter(str(run.folder.tensorboard), purge_step=done + 1) as board,
+    ):
+        while standing.epochs < recipe.epochs:
+            standing = one_epoch(run, standing, watcher, board)
+    return standing
+
+
+def one_epoch(run: Run, standing: Standing, watcher: Watcher, board: SummaryWriter) -> Standing:
+    """Train and validate once more, and write down where the run stands."""
+    began, parts, recipe = time.perf_counter(), run.parts, run.recipe
+    epoch = standing.epochs + 1
+
+    def glance(score: Score) -> Glance:
+        used = memory(parts.fabric.device)
+        return Glance(epoch, score.loss, score.accuracy, score.images_per_second, used)
+
+    trained = train_epoch(
+        parts, run.data.training, recipe, standing.epochs, lambda score: watcher.step(glance(score))
+    )
+    validated = evaluate(parts, run.data.validation, recipe.batch)
+    if not math.isfinite(validated.loss):
+        raise TrainingError(f"the validation loss is {validated.loss} after epoch {epoch}")
+    seconds = time.perf_counter() - began
+
+    best = standing.best
+    if best is None or best.beaten_by(validated.accuracy, validated.loss):
+        best = Best(epoch, validated.accuracy, validated.loss)
+    standing = Standing(epoch, standing.seconds + seconds, best)
+    report(run, board, epoch, seconds, trained, validated)
+    save_checkpoint(run.folder.checkpoint, parts, standing, run.who.spec)
+    if best.epoch == epoch:
+        save_weights(run.folder.best, parts.model)
+    watcher.epoch(glance(trained), f"validation {validated.accuracy:.2%}, best {best.accuracy:.2%}")
+    return standing
+
+
+def report(
+    run: Run, board: SummaryWriter, epoch: int, seconds: float, trained: Score, validated: Score
+) -> None:
+    """Add an epoch to metrics.jsonl and to TensorBoard."""
+    used = memory(run.parts.fabric.device)
+    scalars = {
+        "train_loss": trained.loss,
+        "train_accuracy": trained.accuracy,
+        "validation_loss": validated.loss,
+        "validation_accuracy": validated.accuracy,
+        "learning_rate": run.parts.optimizer.param_groups[0]["lr"],
+        "seconds": seconds,
+        "images_per_second": trained.images_per_second,
+        "memory_bytes": used.bytes,
+    }
+    append_metrics(run.folder, {"epoch": epoch, **scalars, "memory_kind": used.kind})
+    for name, value in scalars.items():
+        board.add_scalar(name.replace("_", "/", 1) if "_" in name else name, value, epoch)
+
+
+def conclude(run: Run, standing: Standing) -> TrainResult:
+    """Read the test set, once, with the weights that validation chose."""
+    assert standing.best is not None
+    parts, folder = run.parts, run.folder
+    save_weights(folder.last, parts.model)
+    load_weights(folder.best, parts.model)
+    tested = evaluate(parts, run.data.test, run.recipe.batch)
+    return TrainResult(
+        test_accuracy=tested.accuracy,
+        test_loss=tested.loss,
+        validation_accuracy=standing.best.accuracy,
+        best_epoch=standing.best.epoch,
+        epochs=standing.epochs,
+        seconds=standing.seconds,
+        parameters=sum(p.numel() for p in parts.model.parameters()),
+        device=str(parts.fabric.device),
+        output=str(folder.path),
+    )
+
+
+__all__ = ["TrainResult", "TrainingError", "train"]

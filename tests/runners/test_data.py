@@ -1,0 +1,233 @@
+"""Data sets as the spec asks for them: found, checked, split, read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from archspec.diagnostics import SpecError
+from archspec.loading import Loaded
+from runners.data import Data, in_order, open_data, read, shuffled
+
+Tiny = Callable[..., Loaded]
+CPU = torch.device("cpu")
+
+
+def opened(loaded: Loaded, seed: int = 0) -> Data:
+    assert loaded.spec.data is not None
+    return open_data(loaded, loaded.spec.data, seed)
+
+
+def refusal(loaded: Loaded) -> str:
+    with pytest.raises(SpecError) as caught:
+        opened(loaded)
+    return str(caught.value)
+
+
+def test_digits_are_split_without_overlap_and_by_class(tiny: Tiny) -> None:
+    data = opened(tiny())
+    assert (len(data.training), len(data.validation), len(data.test)) == (1297, 145, 355)
+    # Training and validation are cut from one set by index; the test set is another.
+    assert not set(data.training.indices.tolist()) & set(data.validation.indices.tolist())
+    assert data.training.images is data.validation.images
+    for split, low, high in ((data.validation, 13, 16), (data.test, 34, 37)):
+        counts = split.images.labels[split.indices].bincount()
+        assert low <= counts.min() <= counts.max() <= high
+    trained = {image.numpy().tobytes() for image in data.training.images.images}  # type: ignore[attr-defined]
+    assert not trained & {image.numpy().tobytes() for image in data.test.images.images}  # type: ignore[attr-defined]
+
+
+def test_the_seed_determines_the_validation_split_and_not_the_test_set(tiny: Tiny) -> None:
+    first, again, other = opened(tiny(), 1), opened(tiny(), 1), opened(tiny(), 2)
+    assert torch.equal(first.validation.indices, again.validation.indices)
+    assert not torch.equal(first.validation.indices, other.validation.indices)
+    assert torch.equal(first.test.images.labels, other.test.images.labels)
+
+
+def test_digits_are_normalised(tiny: Tiny) -> None:
+    split = opened(tiny()).validation
+    images = torch.cat([images for images, _ in read(split, in_order(split, 64), CPU)])
+    assert images.shape == (145, 1, 8, 8)
+    assert images.mean().abs() < 0.05
+    assert (images.std() - 1).abs() < 0.05
+
+
+def test_an_epoch_has_its_own_order_and_full_batches(tiny: Tiny) -> None:
+    split = opened(tiny()).training
+    first, again = shuffled(split, 64, 0, 0), shuffled(split, 64, 0, 0)
+    assert first == again
+    assert first != shuffled(split, 64, 0, 1)
+    assert first != shuffled(split, 64, 1, 0)
+    assert {len(batch) for batch in first} == {64}
+    seen = [index for batch in first for index in batch]
+    assert len(set(seen)) == len(seen) == 1297 // 64 * 64
+    assert set(seen) <= set(split.indices.tolist())
+
+
+def test_a_batch_larger_than_the_split_is_all_of_it(tiny: Tiny) -> None:
+    split = opened(tiny()).training
+    assert [len(batch) for batch in shuffled(split, 5000, 0, 0)] == [1297]
+
+
+def test_evaluation_reads_each_image_once_and_leaves_the_generator(tiny: Tiny) -> None:
+    split = opened(tiny()).validation
+    state = torch.get_rng_state()
+    labels = torch.cat([labels for _, labels in read(split, in_order(split, 64), CPU)])
+    assert torch.equal(labels, split.images.labels[split.indices])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_data_that_does_not_fit_the_spec_is_refused_at_once(tiny: Tiny) -> None:
+    text = refusal(tiny(input={"image": [3, 8, 8]}, task={"classify": {"classes": 7}}))
+    assert "error[E602] the images of digits are 1×8×8, not image 3×8×8" in text
+    assert "error[E602] digits has 10 classes, and the task 7" in text
+    assert "write `input: {image: [1, 8, 8]}`" in text
+
+
+def test_images_for_an_input_of_tokens_are_refused(tiny: Tiny) -> None:
+    text = refusal(tiny(input={"tokens": [4, 16]}, stem=[]))
+    assert "E602" in text
+    assert "the input is 4 tokens × 16" in text
+
+
+def test_a_validation_split_too_small_for_its_classes_is_refused(tiny: Tiny) -> None:
+    text = refusal(tiny("data.digits.validation=0.001"))
+    assert "E602" in text
+    assert "--set:1:13" in text
+
+
+CIFAR = {"image": [3, 32, 32]}
+
+
+def test_absent_cifar10_is_refused_where_the_spec_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    root = tmp_path / "none"
+    text = refusal(tiny(input=CIFAR, data={"cifar10": {"root": str(root), "download": False}}))
+    assert f"error[E601] CIFAR-10 is not in {root}" in text
+    assert not root.exists()
+
+
+def test_cifar10_that_cannot_be_downloaded_is_refused(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    text = refusal(tiny(input=CIFAR, data={"cifar10": str(tmp_path)}))
+    assert "error[E601]" in text
+    assert "cannot be downloaded: no route to host" in text
+
+
+# Image folders ------------------------------------------------------------------------------------
+
+
+def write_folder(root: Path, tests: str = "test", count: int = 8) -> Path:
+    """Red and green pictures of several sizes and formats."""
+    for part, many in (("train", count), (tests, 3)):
+        for name, colour in (("red", (250, 0, 0)), ("green", (0, 250, 0))):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(many):
+                picture = Image.new("RGB", (12 + i, 20 - i), colour)
+                picture = picture.convert("P") if i == 1 else picture
+                picture.save(folder / f"{i}.{'png' if i % 2 else 'jpg'}")
+    return root
+
+
+def folder_spec(tiny: Tiny, root: Path, channels: int = 3, **settings: object) -> Loaded:
+    return tiny(
+        input={"image": [channels, 8, 10]},
+        stem=[{"patch_embed": {"patch": 2, "width": 16}}],
+        data={"image_folder": {"path": str(root), "validation": 0.25, **settings}},
+        task={"classify": {"classes": 2}},
+    )
+
+
+@pytest.mark.parametrize("tests", ["test", "val"])
+def test_an_image_folder_is_read_resized_and_normalised(
+    tiny: Tiny, tmp_path: Path, tests: str
+) -> None:
+    data = opened(folder_spec(tiny, write_folder(tmp_path, tests)))
+    assert (len(data.training), len(data.validation), len(data.test)) == (12, 4, 6)
+    images, labels = next(iter(read(data.test, in_order(data.test, 6), CPU)))
+    assert images.shape == (6, 3, 8, 10)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    # Green comes first in the alphabet: its second channel is the brightest.
+    assert images.mean(dim=(2, 3)).argmax(dim=1).tolist() == [1, 1, 1, 0, 0, 0]
+    expected = (250 / 255 - 0.456) / 0.224
+    assert images[0, 1].mean().item() == pytest.approx(expected, abs=0.05)
+
+
+def test_an_image_folder_is_grey_where_the_input_has_one_channel(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    data = opened(folder_spec(tiny, write_folder(tmp_path), channels=1))
+    images, _ = next(iter(read(data.test, in_order(data.test, 6), CPU)))
+    assert images.shape == (6, 1, 8, 10)
+
+
+def test_only_training_images_of_a_folder_are_augmented(tiny: Tiny, tmp_path: Path) -> None:
+    augment = [{"random_resized_crop": 0.5}, "horizontal_flip"]
+    data = opened(folder_spec(tiny, write_folder(tmp_path), augment=augment))
+    assert "RandomResizedCrop" in str(data.training.images)
+    assert "Random" not in str(data.validation.images)
+    assert "Random" not in str(data.test.images)
+
+
+def test_workers_read_the_same_images_each_time(tiny: Tiny, tmp_path: Path) -> None:
+    augment = [{"random_resized_crop": 0.3}]
+    loaded = folder_spec(tiny, write_folder(tmp_path), augment=augment, workers=2)
+    split = opened(loaded).training
+
+    def epoch(number: int) -> torch.Tensor:
+        batches = shuffled(split, 4, 0, number)
+        return torch.cat([images for images, _ in read(split, batches, CPU, 0, number)])
+
+    state = torch.get_rng_state()
+    assert torch.equal(epoch(1), epoch(1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "expected"),
+    [
+        ("no folder", "error[E601] there is no folder"),
+        ("no tests", "test (or val)"),
+        ("empty class", "error[E601] cannot read"),
+        ("odd class", "error[E602] train and test in"),
+        ("classes", "error[E602] image_folder has 3 classes, and the task 2"),
+    ],
+)
+def test_broken_image_folders_are_refused(
+    tiny: Tiny, tmp_path: Path, break_it: str, expected: str
+) -> None:
+    root = tmp_path / "images"
+    if break_it != "no folder":
+        write_folder(root, "elsewhere" if break_it == "no tests" else "test")
+    if break_it in ("empty class", "odd class", "classes"):
+        (root / "train" / "blue").mkdir()
+    if break_it in ("odd class", "classes"):
+        Image.new("RGB", (8, 8)).save(root / "train" / "blue" / "0.png")
+    if break_it == "classes":
+        (root / "test" / "blue").mkdir()
+        Image.new("RGB", (8, 8)).save(root / "test" / "blue" / "0.png")
+    assert expected in refusal(folder_spec(tiny, root))
+
+
+def test_statistics_need_a_number_for_each_channel(tiny: Tiny, tmp_path: Path) -> None:
+    loaded = folder_spec(tiny, write_folder(tmp_path), mean=[0.5], std=[0.2, 0.2, 0.0])
+    text = refusal(loaded)
+    assert "`mean` needs one number for each of 3 channels" in text
+    assert "`std` needs one positive number for each of 3 channels" in text
+
+
+def test_a_damaged_image_is_named(tiny: Tiny, tmp_path: Path) -> None:
+    damaged = write_folder(tmp_path) / "test" / "green" / "0.jpg"
+    damaged.write_bytes(b"not an image")
+    split = opened(folder_spec(tiny, tmp_path)).test
+    with pytest.raises(RuntimeError, match=r"cannot read the image .*0\.jpg"):
+        list(read(split, in_order(split, 6), CPU))
