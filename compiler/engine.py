@@ -549,7 +549,8 @@ class Tape:
 
         def pack(tensor: Tensor) -> None:
             if id(tensor) not in kept:
-                saved.append((tensor, _version(tensor)))
+                # Detached: the replayed graph holds this function, and must not hold itself.
+                saved.append((tensor.detach(), _version(tensor)))
 
         def refuse(packed: Any) -> Tensor:
             raise AssertionError("a replayed graph is never run")

@@ -23,6 +23,7 @@ from runners.augment import (
     image_augmentation,
     plain_image,
 )
+from runners.errors import TrainingError
 
 TEST_EVERY = 5
 """One in so many digits of each class is a test image."""
@@ -71,7 +72,7 @@ class FileImages:
             with Image.open(path) as image:
                 return self.transform(image.convert("L" if self.channels == 1 else "RGB"))
         except OSError as error:
-            raise RuntimeError(f"cannot read the image {path}: {error}") from None
+            raise TrainingError(f"cannot read the image {path}: {error}") from None
 
 
 @dataclass(frozen=True)

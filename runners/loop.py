@@ -14,11 +14,8 @@ from torch.nn import functional as F
 from archspec.training import Train
 from runners.checkpoint import Parts
 from runners.data import Split, in_order, read, shuffled
+from runners.errors import TrainingError
 from runners.optim import learning_rate, set_learning_rate
-
-
-class TrainingError(RuntimeError):
-    """Training that cannot go on."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from runners.checkpoint import (
 )
 from runners.data import Data, open_data, shuffled
 from runners.devices import open_fabric
-from runners.loop import Score, TrainingError, evaluate, train_epoch
+from runners.errors import TrainingError
+from runners.loop import Score, evaluate, train_epoch
 from runners.optim import build_optimizer
 from runners.progress import Glance, Watcher, memory, watching
 from runners.run_folder import (

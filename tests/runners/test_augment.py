@@ -37,9 +37,7 @@ def test_affine_is_torchvisions(degrees: float, shift: tuple[int, int], scale: f
     images = torch.rand(2, 3, 10, 14)
     shifts = torch.tensor([shift, (0, 0)], dtype=torch.float32)
     mine = affine(images, torch.tensor([degrees, 0.0]), shifts, torch.tensor([scale, 1.0]))
-    theirs = tv.affine(
-        images[0], degrees, list(shift), scale, [0.0], v2.InterpolationMode.BILINEAR
-    )
+    theirs = tv.affine(images[0], degrees, list(shift), scale, [0.0], v2.InterpolationMode.BILINEAR)
     torch.testing.assert_close(mine[0], theirs, atol=1e-5, rtol=0)
     torch.testing.assert_close(mine[1], images[1], atol=1e-5, rtol=0)  # each has its own
 
@@ -103,14 +101,13 @@ def test_a_batch_is_determined_by_the_global_generator() -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_pictures_of_any_size_come_out_at_the_inputs(size: tuple[int, int], mode: str) -> None:
     picture = Image.new(mode, size, color=200 if mode == "L" else (200, 100, 0))
-    channels = len(mode)
     for transform in (
         plain_image((10, 14)),
         image_augmentation([], (10, 14)),
         image_augmentation(EVERY, (10, 14)),
         *(image_augmentation([augmentation], (10, 14)) for augmentation in EVERY),
     ):
-        assert transform(picture).shape == (channels if channels == 3 else 1, 10, 14)
+        assert transform(picture).shape == (len(mode), 10, 14)
         assert transform(picture).dtype == torch.uint8
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from archspec.diagnostics import SpecError
 from archspec.loading import Loaded
 from runners.data import Data, in_order, open_data, read, shuffled
+from runners.errors import TrainingError
 
 Tiny = Callable[..., Loaded]
 CPU = torch.device("cpu")
@@ -229,5 +230,5 @@ def test_a_damaged_image_is_named(tiny: Tiny, tmp_path: Path) -> None:
     damaged = write_folder(tmp_path) / "test" / "green" / "0.jpg"
     damaged.write_bytes(b"not an image")
     split = opened(folder_spec(tiny, tmp_path)).test
-    with pytest.raises(RuntimeError, match=r"cannot read the image .*0\.jpg"):
+    with pytest.raises(TrainingError, match=r"cannot read the image .*0\.jpg"):
         list(read(split, in_order(split, 6), CPU))
