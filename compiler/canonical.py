@@ -102,7 +102,10 @@ def _split_binary(expression: Binary, target: str) -> tuple[Expression, Expressi
     left, right = expression.left, expression.right
     if expression.operator in "+-":
         combine = add if expression.operator == "+" else subtract
-        (left_scale, left_rest), (right_scale, right_rest) = split(left, target), split(right, target)
+        (left_scale, left_rest), (right_scale, right_rest) = (
+            split(left, target),
+            split(right, target),
+        )
         return combine(left_scale, right_scale), combine(left_rest, right_rest)
     if target in names(left) and target in names(right):
         raise NotAffineError(expression)
@@ -114,5 +117,3 @@ def _split_binary(expression: Binary, target: str) -> tuple[Expression, Expressi
     inside, factor = (left, right) if target in names(left) else (right, left)
     scale, rest = split(inside, target)
     return multiply(factor, scale), multiply(factor, rest)
-
-

@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from archspec.expressions import Assign, Expression, Let, Name, calls, fold, names, show, subexpressions
+from archspec.expressions import (
+    Assign,
+    Expression,
+    Let,
+    Name,
+    calls,
+    fold,
+    names,
+    show,
+    subexpressions,
+)
 from archspec.spec import Drawn
 from archspec.tree import Path
 from compiler.canonical import NotAffineError, lift_calls, reads, split
@@ -134,7 +144,9 @@ def _explain_general(statement: Assign, place: Path, mistakes: Mistakes) -> None
     except NotAffineError as error:
         part = error.part
     message = f"`{show(part)}` is not linear in `{target}`, the stream that this update rewrites"
-    help = f"write the update as `{target} = scale*{target} + rest`, with neither reading `{target}`"
+    help = (
+        f"write the update as `{target} = scale*{target} + rest`, with neither reading `{target}`"
+    )
     mistakes.text("E302", message, place, part.at, help, _REVERSIBLE)
 
 
@@ -148,7 +160,11 @@ def _check_scale(
         fixed = fixed_values(constants, layer, depth)
         for drawn in drawn_combinations(constants):
             bounds = scale_range(step, constants, fixed, drawn)
-            if bounds.smallest >= SMALLEST_SCALE and bounds.low > -_INFINITE and bounds.high < _INFINITE:
+            if (
+                bounds.smallest >= SMALLEST_SCALE
+                and bounds.low > -_INFINITE
+                and bounds.high < _INFINITE
+            ):
                 continue
             text = show(step.scale)
             at_layer = f" at layer {layer}" if "layer" in _leaves(step.scale, constants) else ""
@@ -209,5 +225,3 @@ def invertible_in_evaluation(
         for step in steps
         if isinstance(step, Affine)
     )
-
-

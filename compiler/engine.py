@@ -15,6 +15,7 @@ residual function, and one for the *arithmetic* around them. A group is captured
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -299,8 +300,7 @@ class RandomState:
     def has_moved(self) -> bool:
         """Whether anything was drawn since."""
         now = RandomState(self.device)
-        moved = self.state is not None and not torch.equal(self.state, _tensor(now.state))
-        return moved or not torch.equal(self.cpu, now.cpu)
+        return _raw(self.cpu) != _raw(now.cpu) or _raw(self.state) != _raw(now.state)
 
     def restore(self) -> None:
         """Set the generators to this state."""
@@ -309,9 +309,9 @@ class RandomState:
             torch.get_device_module(self.device).set_rng_state(self.state, self.device)
 
 
-def _tensor(value: Tensor | None) -> Tensor:
-    assert value is not None
-    return value
+def _raw(state: Tensor | None) -> bytes:
+    """The bytes of a generator's state, read past any dispatch mode (fake tensors, say)."""
+    return b"" if state is None else ctypes.string_at(state.data_ptr(), state.numel())
 
 
 class AutocastState:
@@ -322,7 +322,7 @@ class AutocastState:
         self.settings = [
             (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
             for kind in kinds
-            if kind != "meta"
+            if torch.amp.is_autocast_available(kind)
         ]
         self.cache = torch.is_autocast_cache_enabled()
 

@@ -77,7 +77,9 @@ def parse_program(stage: Stage, path: Path, mistakes: Mistakes) -> Program | Non
 AnyParsed = TypeVar("AnyParsed")
 
 
-def _parsed(parse: Callable[[str], AnyParsed], text: str, path: Path, mistakes: Mistakes) -> AnyParsed | None:
+def _parsed(
+    parse: Callable[[str], AnyParsed], text: str, path: Path, mistakes: Mistakes
+) -> AnyParsed | None:
     try:
         return parse(text)
     except ExpressionError as error:
@@ -188,11 +190,17 @@ class _Names:
             if isinstance(statement, Let):
                 temporaries[statement.name] = index
         output = (*self.path, "output")
-        self.expression(self.program.output, output, (*self.stage.streams, *self.stage.constants), ())
+        self.expression(
+            self.program.output, output, (*self.stage.streams, *self.stage.constants), ()
+        )
         self.unused(temporaries)
 
     def statement(
-        self, statement: Statement, place: Path, temporaries: Mapping[str, int], started: frozenset[str]
+        self,
+        statement: Statement,
+        place: Path,
+        temporaries: Mapping[str, int],
+        started: frozenset[str],
     ) -> None:
         if isinstance(statement, Permute):
             return self.permutation(statement, place)
@@ -200,14 +208,18 @@ class _Names:
         self.expression(statement.value, place, known, self.stage.functions)
         for call in calls(statement.value):
             if call.function in started:
-                message = f"`{call.function}` is called where a stream starts, and here in every layer"
+                message = (
+                    f"`{call.function}` is called where a stream starts, and here in every layer"
+                )
                 help = "these would be different modules: give the start a function of its own"
                 self.mistakes.text("E205", message, place, call.at, help)
         if isinstance(statement, Let):
             if statement.name in known or statement.name in self.stage.functions:
                 message = f"`{statement.name}` already has a meaning here"
                 at = (0, len(statement.name))
-                self.mistakes.text("E204", message, place, at, "a temporary is a new name, given once")
+                self.mistakes.text(
+                    "E204", message, place, at, "a temporary is a new name, given once"
+                )
         elif statement.target not in self.stage.streams:
             self.not_a_stream(statement, place)
         return None
@@ -247,7 +259,9 @@ class _Names:
                     self.mistakes.text("E202", f"unknown name `{part.name}`", place, part.at, help)
             elif isinstance(part, Call) and part.function in STRUCTURAL:
                 if not structural:
-                    message = f"`{part.function}` belongs in `streams` and `output`, not in an update"
+                    message = (
+                        f"`{part.function}` belongs in `streams` and `output`, not in an update"
+                    )
                     self.mistakes.text("E205", message, place, part.at)
             elif isinstance(part, Call) and part.function not in ELEMENTWISE:
                 self.called.add(part.function)

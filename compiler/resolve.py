@@ -298,5 +298,3 @@ class _Noted(Exception):
 
 def _as_expression(call: LiftedCall) -> Call:
     return Call(call.function, call.arguments)
-
-

@@ -184,7 +184,8 @@ class Stage(nn.Module):
     def split(self, value: Tensor) -> tuple[Tensor, ...]:
         """The stage's input (B, …) → its streams."""
         entry: Tensor = self.transition(value)
-        if entry.is_floating_point() and torch.is_autocast_enabled(entry.device.type):
+        kind = entry.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             entry = entry.float()  # autocast is for residual functions; streams keep fp32
         return tuple(self._start(stream, entry) for stream in self.plan.streams)
 

@@ -1,0 +1,97 @@
+"""Parameters, multiply-accumulates and kept bytes of a network, none of it allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from compiler.memory import LiveBytes
+from compiler.network import Network
+from compiler.plan import NetworkPlan
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
+NORM_COST = 5
+"""Operations for one element of a norm, as published counts of Rev-ViT have it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one input, forward. `macs` are multiply-accumulates of matrix products, convolutions and
+    attention; `norms` the operations of norms, which some publications add to them."""
+
+    macs: int
+    norms: int
+
+
+def parameters(module: nn.Module) -> int:
+    """The number of parameters, shared ones once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def costs(plan: NetworkPlan) -> dict[str, Cost]:
+    """The cost of `stem`, of each stage by name, and of `head`, counted on the meta device."""
+    with torch.device("meta"):
+        network = Network(plan).eval()
+        value = torch.empty(1, *plan.input.sizes)
+    found: dict[str, Cost] = {}
+
+    def counted(name: str, part: nn.Module, run: Callable[[], Tensor]) -> Tensor:
+        # FlopCounterMode counts a multiply and an add as two.
+        with _norm_elements(part) as norms, FlopCounterMode(display=False) as flops:
+            result = run()
+        found[name] = Cost(flops.get_total_flops() // 2, NORM_COST * sum(norms))
+        return result
+
+    with torch.no_grad():
+        value = counted("stem", network.stem, lambda: network.stem(value))
+        for stage in network.stages:
+            entry = value
+            value = counted(
+                f"stages.{stage.plan.name}",
+                stage,
+                lambda stage=stage, entry=entry: stage.merge(*stage(*stage.split(entry))),  # type: ignore[misc]
+            )
+        counted("head", network.head, lambda: network.head(value))
+    return found
+
+
+@contextmanager
+def _norm_elements(module: nn.Module) -> Iterator[list[int]]:
+    """Collects the number of elements that each norm in `module` sees."""
+    seen: list[int] = []
+
+    def note(norm: nn.Module, arguments: tuple[Any, ...]) -> None:
+        seen.append(arguments[0].numel())
+
+    hooks = [m.register_forward_pre_hook(note) for m in module.modules() if isinstance(m, NORMS)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def kept_bytes(plan: NetworkPlan, backward: str | None = None, batch: int = 1) -> int:
+    """Bytes of activations alive between a training step's forward and backward, in float32:
+    counted on fake CPU tensors. `backward` overrides the spec's strategies."""
+    with torch.device("meta"):
+        network = Network(plan).train()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.random.fork_rng(devices=[]):
+        network.to_empty(device="cpu")
+        if backward is not None:
+            network.set_backward(backward)
+        value = torch.empty(batch, *plan.input.sizes)
+        with LiveBytes() as live:
+            live.ignore([*network.parameters(), *network.buffers(), value])
+            output = network(value)
+            kept = live.now
+        del output
+    return kept

@@ -1,0 +1,132 @@
+"""What a program does to streams when its residual functions are zero.
+
+One layer is then a small matrix M over the streams. The norm of the inverse of all layers together
+says how the inverse amplifies rounding; log2(1/|det M|) is the information that a layer destroys,
+and that a perfect inverse must keep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from archspec.expressions import Binary, Call, Expression, Name, Negative, Number, Power, fold
+from archspec.spec import Learned
+from compiler.constants import drawn_combinations, fixed_values
+from compiler.plan import Affine, Permutation, StagePlan, Temporary
+
+FLOAT32_STEP = 2.0**-24
+"""The largest relative error of rounding to float32."""
+
+_FUNCTIONS: Mapping[str, Callable[[float], float]] = {
+    "exp": math.exp,
+    "tanh": math.tanh,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "sin": math.sin,
+    "cos": math.cos,
+}
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The linear part of a stage's inverse."""
+
+    growth: float
+    """Spectral norm of the inverse over all layers; 1 amplifies nothing."""
+    bits: float
+    """Bits per element that the layers destroy in all."""
+
+    @property
+    def float32_error(self) -> float:
+        """The relative error of a float32 inverse that the growth alone lets one expect."""
+        return self.growth * FLOAT32_STEP
+
+
+def stability(plan: StagePlan) -> Stability:
+    """The growth and the bits of an invertible stage; the worst over its draws in training."""
+    found = [_stability(plan, drawn) for drawn in drawn_combinations(plan.constants)]
+    return Stability(max(s.growth for s in found), max(s.bits for s in found))
+
+
+def _stability(plan: StagePlan, drawn: Mapping[str, float]) -> Stability:
+    streams = [stream.name for stream in plan.streams]
+    inverse = torch.eye(len(streams), dtype=torch.float64)
+    bits = 0.0
+    for layer in range(plan.depth):
+        matrix = layer_matrix(plan, layer, drawn)
+        inverse = inverse @ torch.linalg.inv(matrix)
+        bits -= math.log2(abs(float(torch.linalg.det(matrix))))
+    finite = bool(torch.isfinite(inverse).all())
+    growth = float(torch.linalg.matrix_norm(inverse, ord=2)) if finite else math.inf
+    return Stability(growth, max(0.0, bits))
+
+
+def layer_matrix(plan: StagePlan, layer: int, drawn: Mapping[str, float]) -> Tensor:
+    """M of one layer, (streams, streams) in float64: row i is stream i afterwards, by those before.
+    Learned coefficients have their initial values."""
+    streams = [stream.name for stream in plan.streams]
+    size = len(streams)
+    unit = torch.eye(size, dtype=torch.float64)
+    values = {name: _Linear(0.0, unit[i]) for i, name in enumerate(streams)}
+    none = torch.zeros(size, dtype=torch.float64)
+    scalars = {**drawn, **_initial(plan)}
+    values.update({name: _Linear(value, none) for name, value in scalars.items()})
+    fixed = fixed_values(plan.constants, layer, plan.depth)
+    for step in plan.steps:
+        if isinstance(step, Permutation):
+            values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
+            continue
+        scope = {**values, **{call.result: _Linear(0.0, none) for call in step.calls}}
+        if isinstance(step, Affine):
+            scale = _evaluate(fold(step.scale, fixed), scope, none)
+            rest = _evaluate(fold(step.rest, fixed), scope, none)
+            old = values[step.target]
+            values[step.target] = _Linear(0.0, scale.constant * old.part + rest.part)
+        else:
+            name = step.name if isinstance(step, Temporary) else step.target
+            values[name] = _evaluate(fold(step.value, fixed), scope, none)
+    return torch.stack([values[name].part for name in streams])
+
+
+def _initial(plan: StagePlan) -> dict[str, float]:
+    return {n: c.learn for n, c in plan.constants.items() if isinstance(c, Learned)}
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """constant + part · streams."""
+
+    constant: float
+    part: Tensor
+
+
+def _evaluate(expression: Expression, scope: Mapping[str, _Linear], none: Tensor) -> _Linear:
+    if isinstance(expression, Number):
+        return _Linear(float(expression.value), none)
+    if isinstance(expression, Name):
+        return scope[expression.name]
+    if isinstance(expression, Negative):
+        inner = _evaluate(expression.operand, scope, none)
+        return _Linear(-inner.constant, -inner.part)
+    if isinstance(expression, Power):
+        return _Linear(_evaluate(expression.base, scope, none).constant ** expression.exponent, none)
+    if isinstance(expression, Call):
+        inner = _evaluate(expression.arguments[0], scope, none)
+        return _Linear(_FUNCTIONS[expression.function](inner.constant), none)
+    assert isinstance(expression, Binary)
+    left = _evaluate(expression.left, scope, none)
+    right = _evaluate(expression.right, scope, none)
+    if expression.operator == "+":
+        return _Linear(left.constant + right.constant, left.part + right.part)
+    if expression.operator == "-":
+        return _Linear(left.constant - right.constant, left.part - right.part)
+    if expression.operator == "/":
+        return _Linear(left.constant / right.constant, left.part / right.constant)
+    part = left.part * right.constant + right.part * left.constant
+    return _Linear(left.constant * right.constant, part)
+
+

@@ -1,0 +1,138 @@
+"""The proof that comes with every build: round trips and gradients, measured.
+
+Each stage is run on random streams, all different (streams that start equal hide mistakes), in
+float32 and in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compiler.network import Network
+from compiler.stage import Stage
+
+GRADIENT_TOLERANCE = 1e-2
+"""The largest relative error of a float32 gradient that training is to live with."""
+FLOAT64_TOLERANCE = 1e-6
+"""Past this, even float64 gradients are wrong: the engine, or a hopeless inverse."""
+PERTURBATION = 1e-6
+
+
+@dataclass(frozen=True)
+class StageVerification:
+    """Relative errors (norm of the difference over norm). None: there is nothing to measure."""
+
+    name: str
+    roundtrip_error: float | None
+    """Streams → forward → derived inverse → streams, float32."""
+    roundtrip_error_float64: float | None
+    perturbation_gain: float | None
+    """How much the inverse enlarges a small relative change of the final streams."""
+    gradient_error: float | None
+    """Of all gradients, parameters and streams, against stored activations, float32."""
+    gradient_error_float64: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the stage can be trained with its strategy in float32."""
+        within = (
+            (self.gradient_error, GRADIENT_TOLERANCE),
+            (self.gradient_error_float64, FLOAT64_TOLERANCE),
+            (self.roundtrip_error_float64, FLOAT64_TOLERANCE),
+        )
+        # Written so that NaN fails.
+        return all(error is None or error <= bound for error, bound in within)
+
+
+def verify(network: Network, batch: int = 2, seed: int = 0) -> list[StageVerification]:
+    """Measure every stage of a network; the network and the global generators stay as they are."""
+    return [verify_stage(stage, batch, seed) for stage in network.stages]
+
+
+def verify_stage(stage: Stage, batch: int = 2, seed: int = 0) -> StageVerification:
+    """Measure one stage."""
+    single = _measure(stage, torch.float32, batch, seed)
+    double = _measure(stage, torch.float64, batch, seed)
+    return StageVerification(
+        stage.plan.name,
+        single.roundtrip,
+        double.roundtrip,
+        double.gain,
+        single.gradient,
+        double.gradient,
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    roundtrip: float | None
+    gain: float | None
+    gradient: float | None
+
+
+def _measure(stage: Stage, dtype: torch.dtype, batch: int, seed: int) -> _Measured:
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        trial = copy.deepcopy(stage).to("cpu", dtype)
+        streams = [torch.randn(batch, *s.shape.sizes, dtype=dtype) for s in stage.plan.streams]
+        invertible = stage.backward == "reversible"
+        roundtrip, gain = _roundtrip(trial, streams) if invertible else (None, None)
+        gradient = _gradient_error(trial, streams, seed) if stage.backward != "store" else None
+    return _Measured(roundtrip, gain, gradient)
+
+
+@torch.no_grad()
+def _roundtrip(stage: Stage, streams: Sequence[Tensor]) -> tuple[float, float]:
+    # Dropout and batch statistics are off; where only the training program has an inverse, the
+    # stage itself stays in training.
+    stage.eval()
+    stage.training = not stage.plan.invertible_in_evaluation
+    draws = stage.draw(streams[0])
+    final = stage(*streams, draws=draws)
+    back = stage.inverse(*final, draws=draws)
+    moved = [s + PERTURBATION * _norm([s]) / _norm([n]) * n for s, n in _with_noise(final)]
+    apart = _relative(stage.inverse(*moved, draws=draws), back)
+    stage.train()
+    return _relative(back, streams), apart / PERTURBATION
+
+
+def _with_noise(streams: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(stream, torch.randn_like(stream)) for stream in streams]
+
+
+def _gradient_error(stage: Stage, streams: Sequence[Tensor], seed: int) -> float:
+    strategy = stage.backward
+    cotangents = [torch.randn_like(stream) for stream in streams]
+    stage.train()
+    stage.backward = "store"
+    expected = _gradients(stage, streams, cotangents, seed)
+    stage.backward = strategy
+    return _relative(_gradients(stage, streams, cotangents, seed), expected)
+
+
+def _gradients(
+    stage: Stage, streams: Sequence[Tensor], cotangents: Sequence[Tensor], seed: int
+) -> list[Tensor]:
+    torch.manual_seed(seed + 1)  # the same dropout and draws for each strategy
+    leaves = [stream.clone().requires_grad_() for stream in streams]
+    wanted = [*leaves, *(p for p in stage.parameters() if p.requires_grad)]
+    final = stage(*leaves)
+    found = torch.autograd.grad(final, wanted, cotangents, allow_unused=True)
+    return [g if g is not None else torch.zeros_like(w) for g, w in zip(found, wanted, strict=True)]
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
+
+
+def _relative(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    size = _norm(expected)
+    apart = _norm([a - b for a, b in zip(found, expected, strict=True)])
+    return apart / size if size > 0 else apart
