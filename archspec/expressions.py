@@ -213,7 +213,9 @@ class _Converter:
             old = Name(name, self.range(node.target))
             operator = _OPERATORS[type(node.op)]
             return Assign(name, Binary(operator, old, value, self.range(node)), text)
-        self.refuse(node, "not an update", "an update is `x = …`, `x += …`, `k := …` or `a, b = b, a`")
+        self.refuse(
+            node, "not an update", "an update is `x = …`, `x += …`, `k := …` or `a, b = b, a`"
+        )
 
     def target(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):

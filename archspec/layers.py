@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from archspec.onekey import Kind, OneKey
 from archspec.shapes import Features, Image, Shape, ShapeError, Sizes, Tokens, with_channels
@@ -44,7 +45,9 @@ class LayerNorm(Layer):
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
         if isinstance(shape, Image):
-            raise ShapeError(f"expected tokens or features, found {shape}", "use group_norm on images")
+            raise ShapeError(
+                f"expected tokens or features, found {shape}", "use group_norm on images"
+            )
         return shape
 
 
@@ -335,7 +338,10 @@ AnyLayer = (
     | Pool
     | Flatten
 )
-LayerEntry = Annotated[
-    Annotated[AnyLayer, Field(discriminator="kind")],
-    OneKey("layer", *AnyLayer.__args__),
-]
+LayerEntry = TypeAliasType(  # a name of its own, so that the JSON schema describes it once
+    "LayerEntry",
+    Annotated[
+        Annotated[AnyLayer, Field(discriminator="kind")],
+        OneKey("layer", *AnyLayer.__args__),
+    ],
+)

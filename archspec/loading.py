@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from archspec.diagnostics import Diagnostic, Source, Span, SpecError, nearest
 from archspec.dumping import dump, node_of
 from archspec.merging import merge
-from archspec.spec import Coupling, Spec
+from archspec.spec import Coupling, Spec, Stage
 from archspec.tree import MAX_CHARACTERS, Node, read
 from archspec.validation import validate
 
@@ -101,7 +103,9 @@ def _inherit(tree: Node, lineage: tuple[Path, ...]) -> Node:
     path = find(parent.value, _folder(parent.span), parent.span)
     if path.resolve() in lineage:
         names = " → ".join(p.stem for p in (*lineage, path))
-        raise SpecError([Diagnostic("E502", f"`extends` goes round in a circle: {names}", parent.span)])
+        raise SpecError(
+            [Diagnostic("E502", f"`extends` goes round in a circle: {names}", parent.span)]
+        )
     if len(lineage) >= MAX_ANCESTORS:
         raise SpecError([Diagnostic("E502", f"more than {MAX_ANCESTORS} ancestors", parent.span)])
     inherited = _inherit(read_file(path), (*lineage, path.resolve()))
@@ -193,3 +197,19 @@ def _unknown(overrides: Node | None, known: Iterable[str], where: str) -> list[D
         for key, at in overrides.keys.items()
         if key not in known
     ]
+
+
+def ordered(tree: Node) -> Node:
+    """A spec's tree with the keys of the spec and of its stages in their documented order."""
+    stages = tree.map.get("stages")
+    if stages is not None:
+        for name, stage in stages.map.items():
+            stages = stages.with_entry(name, _in_order(stage, Stage), stages.keys[name])
+        tree = tree.with_entry("stages", stages, tree.keys["stages"])
+    return _in_order(tree, Spec)
+
+
+def _in_order(tree: Node, model: type[BaseModel]) -> Node:
+    rank = {name: index for index, name in enumerate(model.model_fields)}
+    keys = sorted(tree.map, key=lambda key: rank.get(key, len(rank)))
+    return Node({key: tree.map[key] for key in keys}, tree.span, tree.keys)

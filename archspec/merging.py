@@ -47,7 +47,9 @@ def _is_another_choice(base: Node, over: Node, path: Path) -> bool:
         return set(over.map) != set(base.map)
     is_constant = len(path) == 4 and path[0] == "stages" and path[2] == "constants"
     made = {"learn", "draw"}
-    return is_constant and bool(made & set(over.map)) and made & set(over.map) != made & set(base.map)
+    return (
+        is_constant and bool(made & set(over.map)) and made & set(over.map) != made & set(base.map)
+    )
 
 
 def _without_replaced_program(base: Node, over: Node, path: Path) -> Node:

@@ -55,7 +55,9 @@ def _with_suggestion(detail: ErrorDetails, keys: list[str]) -> InitErrorDetails:
     kind: str | PydanticCustomError = detail["type"]
     if kind == "extra_forbidden" and len(detail["loc"]) == 1:
         context = {"help": nearest(detail["loc"][0], keys)}
-        kind = PydanticCustomError("unknown_key", "unknown key `{key}`", {"key": detail["loc"][0], **context})
+        kind = PydanticCustomError(
+            "unknown_key", "unknown key `{key}`", {"key": detail["loc"][0], **context}
+        )
     elif kind in ("unknown_key", "unknown_kind", "one_key", "no_shorthand", "kind_written"):
         kind = PydanticCustomError(kind, detail["msg"].replace("{", "{{"), detail.get("ctx"))  # type: ignore[arg-type]
     return InitErrorDetails(
@@ -104,7 +106,9 @@ class OneKey:
             ((kind, content),) = value.items()
         else:
             raise PydanticCustomError(
-                "one_key", "expected {what}: a name, or one name with its settings", {"what": self.what}
+                "one_key",
+                "expected {what}: a name, or one name with its settings",
+                {"what": self.what},
             )
         if kind not in self.models:
             raise PydanticCustomError(

@@ -108,7 +108,9 @@ class Stage(Model):
     streams: dict[Identifier, str] = Field(min_length=1, max_length=16)
     """How each stream starts: `input`, `zeros`, `chunk(input, 1, 2)`, or arithmetic on these and
     functions of them, such as `input + F0(input)`."""
-    functions: dict[FunctionName, Annotated[tuple[LayerEntry, ...], Field(strict=False, min_length=1)]]
+    functions: dict[
+        FunctionName, Annotated[tuple[LayerEntry, ...], Field(strict=False, min_length=1)]
+    ]
     """Residual functions, each a list of layers."""
     constants: dict[Identifier, Constant] = {}
     """Coefficients of the update."""

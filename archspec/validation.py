@@ -82,7 +82,9 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
         message = f"`{first['input']}` is not one of the choices here"
         return Diagnostic("E107", message, span, nearest(first["input"], choices.split(", ")))
     if kind == "string_pattern_mismatch":
-        return Diagnostic("E108", f"`{first['input']}` cannot be a name here", span, _naming(context))
+        return Diagnostic(
+            "E108", f"`{first['input']}` cannot be a name here", span, _naming(context)
+        )
     expected = list(dict.fromkeys(_EXPECTED[d["type"]] for d in group if d["type"] in _EXPECTED))
     if expected:
         found = _describe(first["input"])

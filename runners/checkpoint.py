@@ -98,8 +98,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise _refusal(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise _refusal(f"{path} cannot be read: {reason}") from None
     if not isinstance(content, dict):
         raise _refusal(f"{path} is no checkpoint")
     return content

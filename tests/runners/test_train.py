@@ -174,7 +174,7 @@ def test_weight_decay_shrinks_weights(
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         monkeypatch.setattr("runners.train.build_model", lambda _, model=model: model)
         train(tiny(f"train.weight_decay={decay}"), tmp_path / str(decay), quiet=True)
-        norms[decay] = float(torch.linalg.vector_norm(model[1].weight))
+        norms[decay] = float(torch.linalg.vector_norm(model[1].weight.detach()))
     assert norms[20.0] < norms[0.0]
 
 

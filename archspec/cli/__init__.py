@@ -1,0 +1,69 @@
+"""The command line: a thin layer over the compiler and the runners.
+
+Nothing heavy is imported before a command needs it, so that `archspec --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from archspec import __version__
+from archspec.diagnostics import SpecError
+
+COMMANDS = {
+    "build": "Check, compile and verify a spec, and print what it costs.",
+    "train": "Train a spec on its data.",
+    "check": "Parse, resolve and check specs without building them.",
+    "show": "Print a spec.",
+    "schema": "Print the JSON schema of specs, for editors.",
+}
+
+
+class Commands(click.Group):
+    """Finds each command in the module of its name, when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command itself."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"archspec.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Offers the nearest command for an unknown one."""
+        from archspec.diagnostics import nearest
+
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise click.UsageError(f"there is no command `{args[0]}`; {nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line for each command, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. A mistake in a spec is told in full and ends with exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except SpecError as error:
+            click.echo(error, err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="archspec")
+def main() -> None:
+    """Reversible deep networks from a page of YAML.
+
+    SPEC is a file, or the name of a shipped spec such as momrev_vit_digits.
+    """

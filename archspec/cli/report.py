@@ -1,0 +1,103 @@
+"""What `archspec build` prints for eyes."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from compiler.summary import StageSummary, Summary
+
+
+def print_summary(summary: Summary, to_stderr: bool) -> None:
+    """Print the stages, each update beside its inverse, and the verification."""
+    console = Console(stderr=to_stderr, highlight=False)
+    console.print(Text(f"{summary.name}: {summary.input} → {summary.output}", style="bold"))
+    console.print(_stage_table(summary))
+    for stage in summary.stages:
+        console.print(_program_table(stage))
+        if stage.warning:
+            console.print(Text(f"warning: {stage.warning}", style="yellow"))
+    console.print(
+        f"{summary.parameters:,} parameters, {giga(summary.macs)} MACs an input "
+        f"({giga(summary.macs + summary.norm_operations)} with norms at 5 an element)"
+    )
+    saved = summary.kept_bytes_stored / max(1, summary.kept_bytes)
+    console.print(
+        f"activations kept for backward: {mega(summary.kept_bytes)} an input; stored, "
+        f"{mega(summary.kept_bytes_stored)} ({saved:.1f} times)"
+    )
+    if summary.verification is None:
+        console.print("not verified")
+    else:
+        _print_verification(console, summary.verification)
+
+
+def _stage_table(summary: Summary) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("stage", "shape", "streams"):
+        table.add_column(name, no_wrap=True)
+    for name in ("depth", "parameters", "MACs", "growth", "bits"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("stem", "", "", "", f"{summary.stem_parameters:,}", "", "", "")
+    for stage in summary.stages:
+        growth, bits = stage.inverse_growth, stage.bits_per_element
+        table.add_row(
+            stage.name,
+            stage.shape,
+            " ".join(stage.streams),
+            str(stage.depth),
+            f"{stage.parameters:,}",
+            giga(stage.macs),
+            "–" if growth is None else f"{growth:.3g}",
+            "–" if bits is None else f"{bits:.3g}",
+        )
+    table.add_row("head", "", "", "", f"{summary.head_parameters:,}", "", "", "")
+    return table
+
+
+def _program_table(stage: StageSummary) -> Table:
+    """The update, and beside each of its lines the line of the inverse that undoes it."""
+    table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
+    table.add_column(f"{stage.name} ({stage.backward}): update ↓", no_wrap=True)
+    table.add_column("derived inverse ↑" if stage.inverse else "no inverse", no_wrap=True)
+    inverse = list(reversed(stage.inverse or []))
+    for line in stage.update:
+        undone = "" if ":=" in line or not inverse else inverse.pop(0)
+        table.add_row(Text(line), Text(undone))
+    return table
+
+
+def _print_verification(console: Console, found: dict[str, object]) -> None:
+    def row(label: str, single: str, double: str) -> str:
+        return f"  {label:<34}{_number(found[single]):>10}{_number(found[double]):>12}"
+
+    if found["gradient_error"] is None:
+        console.print("nothing to verify: activations are stored")
+        return
+    console.print(Text(f"  {'verified on random streams':<34}{'float32':>10}{'float64':>12}", "dim"))
+    if found["roundtrip_error"] is not None:
+        console.print(row("round trip", "roundtrip_error", "roundtrip_error_float64"))
+    console.print(row("gradients against stored", "gradient_error", "gradient_error_float64"))
+    if found["perturbation_gain"] is not None:
+        console.print(f"  {'gain of a small perturbation':<34}{_number(found['perturbation_gain']):>10}")
+    if found["passed"]:
+        console.print(Text("verified", style="bold green"))
+    else:
+        console.print(
+            Text("verification failed: these gradients would not train the network", "bold red")
+        )
+
+
+def _number(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else "–"
+
+
+def giga(count: int) -> str:
+    """A count with its unit."""
+    return f"{count / 1e9:.2f} G" if count >= 1e8 else f"{count / 1e6:.2f} M"
+
+
+def mega(count: int) -> str:
+    """Bytes as megabytes (10^6)."""
+    return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"

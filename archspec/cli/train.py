@@ -1,0 +1,69 @@
+"""archspec train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from archspec.cli.options import as_json as json_option
+from archspec.cli.options import settings as settings_option
+
+
+@click.command("train")
+@click.argument("spec", metavar="SPEC")
+@settings_option
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The run's folder; runs/NAME by default. A killed run goes on from its last epoch.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to train.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+def command(
+    spec: str,
+    settings: tuple[str, ...],
+    output: Path | None,
+    device: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train a spec on its data, and test it once at the end.
+
+    The best weights are chosen on a validation split. Given again, the same command continues a
+    run that was killed, or reports one that is finished. Exit code 1 if the loss diverges.
+    """
+    import json
+    from dataclasses import asdict
+
+    from archspec.loading import load
+    from compiler.resolve import resolve
+
+    loaded = load(spec, settings)
+    resolve(loaded)  # mistakes are told before torch is imported
+
+    from runners.errors import TrainingError
+    from runners.train import train
+
+    folder = output or Path("runs") / loaded.spec.name
+    try:
+        result = train(loaded, folder, device=device, quiet=quiet)
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command continues from the last epoch in {folder}", err=True)
+        raise SystemExit(130) from None
+    click.echo(
+        f"test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs "
+        f"({result.seconds:.0f} s); weights and metrics in {result.output}",
+        err=as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(result)))
