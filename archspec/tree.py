@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
@@ -19,6 +20,7 @@ from archspec.diagnostics import Diagnostic, Source, Span, SpecError
 MAX_CHARACTERS = 100_000
 MAX_NODES = 20_000
 MAX_NESTING = 40
+MAX_ERRORS = 100
 
 Scalar = str | int | float | bool | None
 Path = tuple[str | int, ...]
@@ -27,6 +29,7 @@ _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 _BOOLEAN = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,300}\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
 
 
@@ -83,25 +86,25 @@ class Node:
 
     def without(self, *names: str) -> Node:
         """This map with some entries left out."""
-        return Node({k: v for k, v in self.map.items() if k not in names}, self.span, self.keys)
+        entries = {name: node for name, node in self.map.items() if name not in names}
+        return Node(entries, self.span, {name: self.keys[name] for name in entries})
 
 
-def read(text: str, name: str) -> Node:
-    """Parse `text`, which errors call `name`. Raises `SpecError` with the place of the mistake."""
-    source = Source(name, text)
+def read(text: str, name: str, shown: str | None = None) -> Node:
+    """Parse `text`, which errors call `name` and show as `shown`. Raises `SpecError` with the
+    place of the mistake."""
+    source = Source(name, text if shown is None else shown)
     if len(text) > MAX_CHARACTERS:
-        raise SpecError([Diagnostic("E101", f"{name} is longer than {MAX_CHARACTERS} characters")])
+        raise _error(source.at(0), f"longer than {MAX_CHARACTERS} characters")
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = _Composer(text, source).get_single_node()
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax_error(source, error)]) from None
     except yaml.reader.ReaderError as error:
-        message = f"{name} holds a character that YAML does not allow: {error.reason}"
-        raise SpecError([Diagnostic("E101", message)]) from None
-    except RecursionError:
-        raise SpecError([Diagnostic("E101", f"{name} is nested too deeply")]) from None
+        message = f"the character {chr(error.character)!r} is not allowed in YAML"
+        raise _error(source.at(error.position), message) from None
     if root is None:
-        raise SpecError([Diagnostic("E101", f"{name} is empty")])
+        raise _error(source.at(0), "nothing is written here")
     converter = _Converter(source)
     node = converter.convert(root, ())
     if converter.errors:
@@ -118,6 +121,31 @@ def _syntax_error(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
     if "mapping values are not allowed" in problem:
         hint = "a `:` inside a value needs quotes around the value"
     return Diagnostic("E101", f"not readable as YAML: {problem}{context}", span, hint)
+
+
+def _error(span: Span, message: str) -> SpecError:
+    return SpecError([Diagnostic("E101", message, span)])
+
+
+class _Composer(yaml.SafeLoader):
+    """PyYAML's, without tags and no deeper than `MAX_NESTING`."""
+
+    def __init__(self, text: str, source: Source) -> None:
+        super().__init__(text)
+        self.source, self.nesting = source, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        at = Span(self.source, event.start_mark.line, event.start_mark.column, 0)
+        if tag := getattr(event, "tag", None):
+            written = tag.replace("tag:yaml.org,2002:", "!!")
+            raise _error(at, f"the tag `{written}` is not used in specs")
+        if self.nesting > MAX_NESTING:
+            raise _error(at, f"nested deeper than {MAX_NESTING} levels")
+        self.nesting += 1
+        node = super().compose_node(parent, index)
+        self.nesting -= 1
+        return node
 
 
 class _Converter:
@@ -142,8 +170,6 @@ class _Converter:
         inner = (*parents, id(node))
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, span, inner)
-        if not node.tag.startswith("tag:yaml.org,2002:"):
-            return self.error(span, f"the tag `{node.tag}` is not used in specs")
         if isinstance(node, yaml.SequenceNode):
             return Node([self.convert(child, inner) for child in node.value], span)
         assert isinstance(node, yaml.ScalarNode)
@@ -158,7 +184,9 @@ class _Converter:
                 self.error(at, "a key must be a plain name")
                 continue
             key = key_node.value
-            if key == "<<":
+            if _SURROGATE.search(key):
+                self.error(at, "a key must be a plain name")
+            elif key == "<<":
                 self.error(at, "merge keys are not used in specs", "write `extends:` instead")
             elif key in entries:
                 self.error(at, f"the key `{key}` stands twice", f"first at {keys[key]}", "E102")
@@ -169,6 +197,8 @@ class _Converter:
 
     def scalar(self, node: yaml.ScalarNode, span: Span) -> Node:
         text = node.value
+        if odd := _SURROGATE.search(text):
+            return self.error(span, f"the character {odd[0]!r} is not allowed in YAML")
         if node.style is not None:  # quoted or block: a string, whatever it looks like
             return Node(text, span)
         if _NULL.match(text):
@@ -189,5 +219,6 @@ class _Converter:
         return Span(self.source, start.line, start.column, max(last, start.column + 1))
 
     def error(self, span: Span, message: str, help: str = "", code: str = "E101") -> Node:
-        self.errors.append(Diagnostic(code, message, span, help))
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(Diagnostic(code, message, span, help))
         return Node(None, span)

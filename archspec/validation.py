@@ -37,13 +37,7 @@ def validate(model: type[AnyModel], tree: Node) -> AnyModel:
     groups: dict[tuple[Span, bool], list[ErrorDetails]] = {}
     for detail in details:
         groups.setdefault((_span(detail, tree), detail["type"] == "missing"), []).append(detail)
-    found = [_diagnose(span, group) for (span, _), group in groups.items()]
-    raise SpecError(sorted(found, key=_order))
-
-
-def _order(diagnostic: Diagnostic) -> tuple[str, int, int]:
-    span = diagnostic.span
-    return (span.source.name, span.line, span.column) if span else ("", 0, 0)
+    raise SpecError(_diagnose(span, group) for (span, _), group in groups.items())
 
 
 def _span(detail: ErrorDetails, tree: Node) -> Span:

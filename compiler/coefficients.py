@@ -31,11 +31,10 @@ class Coefficients(nn.Module):
         return {name: self._evaluator(name) for name in self.learned}
 
     def _evaluator(self, name: str) -> Callable[[], Tensor]:
-        within = self.learned[name].within
+        within, parameter = self.learned[name].within, self._parameters[name]
+        assert parameter is not None  # held here: a replay may run outside `functional_call`
 
         def evaluate() -> Tensor:
-            parameter = self._parameters[name]
-            assert parameter is not None
             if within is None:
                 return parameter.view_as(parameter)
             low, high = within

@@ -93,7 +93,9 @@ class Direct:
     def arithmetic(self, step: Update) -> None:
         """Called before the arithmetic of a step."""
 
-    def call(self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
+    def call(
+        self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]
+    ) -> Tensor:
         """The result of one call, in the dtype of its first argument."""
         return invoke(function, arguments)
 
@@ -246,6 +248,8 @@ class Group:
     call: int
     handles: list[weakref.ref[Handle]]
     needs_grad: tuple[bool, ...] = ()
+    """Of the arguments."""
+    result_needs_grad: bool = False
     module: ModuleState | None = None
     random: RandomState | None = None
 
@@ -253,20 +257,18 @@ class Group:
 class ModuleState:
     """The parameters, buffers and modes that a function had in the forward pass."""
 
-    __slots__ = ("buffers", "names", "parameters", "training", "versions")
+    __slots__ = ("buffers", "constant", "needs_grad", "parameters", "training")
 
     def __init__(self, function: nn.Module) -> None:
         self.parameters, self.buffers, self.training = _contents(function)
-        self.versions = [_version(p) for p in self.parameters]
+        self.needs_grad = [p.requires_grad for p in self.parameters]
+        counted = _statistics(function) if self.buffers else set()
+        self.constant = [Kept(t) for t in (*self.parameters, *self.buffers) if id(t) not in counted]
+        """Everything but what batch normalisation counts."""
 
-    def check_buffers(self, function: nn.Module, before: Sequence[int]) -> None:
-        """Refuse functions that keep state, batch normalisation aside."""
-        for buffer, version in zip(self.buffers, before, strict=True):
-            if _version(buffer) != version and not _is_statistic(function, buffer):
-                raise RuntimeError(
-                    f"{type(function).__name__} changes one of its buffers in its forward pass, so "
-                    "a replay would not compute the same; use backward: store for this stage"
-                )
+    def has_changed(self) -> bool:
+        """Whether anything was changed in place that must not be."""
+        return any(_version(kept.tensor) != kept.version for kept in self.constant)
 
 
 def _contents(function: nn.Module) -> tuple[list[Tensor], list[Tensor], list[bool]]:
@@ -276,13 +278,15 @@ def _contents(function: nn.Module) -> tuple[list[Tensor], list[Tensor], list[boo
     return parameters, buffers, [m.training for m in modules]
 
 
-def _is_statistic(function: nn.Module, buffer: Tensor) -> bool:
-    return any(
-        buffer is own
+def _statistics(function: nn.Module) -> set[int]:
+    """The ids of the buffers that batch normalisation updates in its forward pass, and does not
+    read there."""
+    return {
+        id(buffer)
         for module in function.modules()
-        if isinstance(module, _BatchNorm)
-        for own in module._buffers.values()
-    )
+        if isinstance(module, _BatchNorm) and module.training
+        for buffer in module._buffers.values()
+    }
 
 
 class RandomState:
@@ -368,7 +372,9 @@ class Recorder(Direct):
         """Begin a step."""
         self.group, self.kept = self.tape.open_step()
 
-    def call(self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
+    def call(
+        self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]
+    ) -> Tensor:
         """Run a call in a group of its own."""
         outer = self.group, self.kept
         module = ModuleState(function)
@@ -377,17 +383,20 @@ class Recorder(Direct):
         self.kept = {id(tensor) for tensor in (*module.parameters, *module.buffers)}
         random = RandomState(arguments[0].device)
         versions = [_version(argument) for argument in arguments]
-        buffers = [_version(buffer) for buffer in module.buffers]
         result = invoke(function, arguments)
         if [_version(argument) for argument in arguments] != versions:
             raise RuntimeError(
                 f"{type(function).__name__} changes its argument in place; a residual function "
                 "must leave the streams as they are"
             )
-        if module.buffers:
-            module.check_buffers(function, buffers)
+        if module.buffers and module.has_changed():
+            raise RuntimeError(
+                f"{type(function).__name__} changes one of its buffers in its forward pass, so "
+                "a replay would not compute the same; use backward: store for this stage"
+            )
         if random.has_moved():
             self.group.random = random
+        self.group.result_needs_grad = result.requires_grad
         self.group, self.kept = outer
         return result
 
@@ -402,8 +411,8 @@ def unpack(packed: Handle | Kept) -> Tensor:
 
 
 _CHANGED = (
-    "a parameter or buffer of a reversible stage was changed in place between the forward and the "
-    "backward pass; take the optimizer step after backward"
+    "a parameter, buffer or input of a stage was changed in place between the forward and the "
+    "backward pass, which computes activations again from it; take the optimizer step after backward"
 )
 
 
@@ -416,8 +425,12 @@ class Tape:
     def __init__(self, layers: Sequence[Layer], draws: Sequence[Values], values: Values) -> None:
         self.draws = draws
         self.layout = layout_of(values)
-        self.steps = [(n, i, s) for n, layer in enumerate(layers) for i, s in enumerate(layer.steps)]
+        self.steps = [
+            (n, i, s) for n, layer in enumerate(layers) for i, s in enumerate(layer.steps)
+        ]
         self.layers = layers
+        self.leaves = [[Kept(leaf) for leaf in layer.leaves] for layer in layers]
+        self.leaves_need_grad = [[leaf.requires_grad for leaf in layer.leaves] for layer in layers]
         self.autocast = AutocastState(next(iter(values.values())).device)
         self.calls: list[list[Group]] = [[] for _ in self.steps]
         self.arithmetic: list[Group] = []
@@ -457,7 +470,7 @@ class Tape:
     def open_call(self, index: int, needs_grad: tuple[bool, ...], module: ModuleState) -> Group:
         """Begin a call of the current step."""
         step = len(self.arithmetic) - 1
-        group = Group(step, index, [], needs_grad, module)
+        group = Group(step, index, [], needs_grad, module=module)
         self.calls[step].append(group)
         return group
 
@@ -467,7 +480,7 @@ class Tape:
         """The tensor behind a handle. Replays the handle's group where it has not been."""
         if handle.tensor is None:
             with torch.no_grad():
-                self.materialise(handle.group)
+                self.materialise(handle)
         tensor = handle.tensor
         assert tensor is not None
         handle.tensor = None
@@ -480,8 +493,8 @@ class Tape:
             )
         return tensor
 
-    def materialise(self, group: Group) -> None:
-        """Fill the handles of a group. Subclasses say how the streams there are found."""
+    def materialise(self, handle: Handle) -> None:
+        """Fill the handles of a handle's group. Subclasses say how the streams there are found."""
         raise NotImplementedError
 
     def layer_of(self, step: int) -> Layer:
@@ -494,12 +507,19 @@ class Tape:
         layer_index, _, update = self.steps[step]
         assert isinstance(update, Update)
         scope = {**self.values, **self.draws[layer_index]}
+        if update.coefficients:
+            self.check_leaves(layer_index)
         for name in update.coefficients:
             scope[name] = self.layers[layer_index].coefficients[name]()
         for index, call in enumerate(update.calls):
             if (step, index) in self.results:
                 scope[call.result] = self.results[step, index]
         return scope
+
+    def check_leaves(self, layer: int) -> None:
+        """Refuse coefficients that have changed since the forward pass."""
+        for kept in self.leaves[layer]:
+            unpack(kept)
 
     def provide_calls(self, step: int) -> None:
         """Replay the calls of a step that have not been."""
@@ -536,7 +556,9 @@ class Tape:
         }
         values.update(self.draws[layer_index])
         layer = self.layers[layer_index]
-        with self.capture(group) as kept:
+        self.check_leaves(layer_index)
+        flags = self.leaves_need_grad[layer_index]
+        with _needing_grad(layer.leaves, flags), self.capture(group) as kept:
             kept.update(id(t) for t in (*layer.leaves, *self.draws[layer_index].values()))
             execute(update, layer, values, _Replayed(self, step))
         return values[update.target].detach()
@@ -584,11 +606,11 @@ class _Replayed(Direct):
         super().__init__(tape.layout)
         self.tape, self.step = tape, step
 
-    def call(self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
+    def call(
+        self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]
+    ) -> Tensor:
         """The replayed result."""
-        group = self.tape.calls[self.step][index]
-        assert group.module is not None
-        needs = any(group.needs_grad) or any(p.requires_grad for p in group.module.parameters)
+        needs = self.tape.calls[self.step][index].result_needs_grad
         return self.tape.results[self.step, index].detach().requires_grad_(needs)
 
 
@@ -600,8 +622,8 @@ def _replay(function: nn.Module, group: Group, kept: set[int]) -> Iterator[nn.Mo
     """
     module = group.module
     assert module is not None
-    parameters, buffers, training = _contents(function)
-    if [_version(p) for p in module.parameters] != module.versions:
+    parameters, _, training = _contents(function)
+    if module.has_changed():
         raise RuntimeError(_CHANGED)
     copies = [buffer.clone() for buffer in module.buffers]
     kept.update(id(tensor) for tensor in (*module.parameters, *copies))
@@ -609,6 +631,7 @@ def _replay(function: nn.Module, group: Group, kept: set[int]) -> Iterator[nn.Mo
         a is b for a, b in zip(parameters, module.parameters, strict=True)
     )
     with ExitStack() as stack:
+        stack.enter_context(_needing_grad(module.parameters, module.needs_grad))
         stack.callback(_set_training, function, training)
         _set_training(function, module.training)
         if group.random is not None:
@@ -620,6 +643,20 @@ def _replay(function: nn.Module, group: Group, kept: set[int]) -> Iterator[nn.Mo
             yield function
         else:
             yield _Substituted(function, [*module.parameters, *copies])
+
+
+@contextmanager
+def _needing_grad(leaves: Sequence[Tensor], flags: Sequence[bool]) -> Iterator[None]:
+    """Let parameters require gradients as they did in the forward pass: one that was frozen, or
+    thawed, since must not change what a replay saves."""
+    changed = [leaf for leaf, flag in zip(leaves, flags, strict=True) if leaf.requires_grad != flag]
+    for leaf in changed:
+        leaf.requires_grad_(not leaf.requires_grad)
+    try:
+        yield
+    finally:
+        for leaf in changed:
+            leaf.requires_grad_(not leaf.requires_grad)
 
 
 def _leave_replay() -> None:
@@ -673,8 +710,10 @@ class ReversibleTape(Tape):
         groups = (*self.arithmetic, *(group for calls in self.calls for group in calls))
         self.waiting = {(group.step, group.call) for group in groups if group.handles}
 
-    def materialise(self, group: Group) -> None:
-        """Undo every step after the group's own, then replay the group."""
+    def materialise(self, handle: Handle) -> None:
+        """Undo every step after the group's own, then replay the group, unless that happened on
+        the way: the group of a temporary is captured where the temporary is used."""
+        group = handle.group
         if self.values is None or group.step >= self.position:
             node = self.exit() if self.exit else None
             if node is None:
@@ -682,10 +721,11 @@ class ReversibleTape(Tape):
             self.restart(node.saved_tensors)  # raises where the graph has been freed
         while self.position > group.step + 1:
             self.undo()
-        if group.call >= 0:
+        if handle.tensor is None and group.call >= 0:
+            self.provide_temporaries(group.step)
             self.replay_call(group.step, group.call)
-        else:
-            self.undo()
+        elif handle.tensor is None:
+            self.undo(again=True)
         if not self.waiting:  # nothing is left to replay: let the streams go
             self.values = None
             self.results.clear()
@@ -697,47 +737,54 @@ class ReversibleTape(Tape):
             yield kept
         self.waiting.discard((group.step, group.call))
 
-    def undo(self) -> None:
-        """Take back the last step that is not undone, its groups captured on the way."""
+    def undo(self, again: bool = False) -> None:
+        """Take back the last step that is not undone, its groups captured on the way; `again`
+        captures those of a temporary a second time."""
         index = self.position - 1
-        layer_index, step_index, step = self.steps[index]
+        _, _, step = self.steps[index]
         values = _values(self.values)
         if isinstance(step, Permute):
             values.update(zip(step.sources, [values[t] for t in step.targets], strict=True))
             self.position = index
             return
-        start = index - step_index
         if step.is_temporary:
-            self.provide_temporary(step.target, start)
+            if again:
+                values.pop(step.target, None)
+            self.provide_temporary(index)
             del values[step.target]
         else:
-            for name in step.temporaries:
-                self.provide_temporary(name, start)
+            self.provide_temporaries(index)
             self.provide_calls(index)
             assert step.inverse is not None
             recovered = step.inverse(self.scope(index))
             values[step.target] = recovered.contiguous(memory_format=self.layout)
             if self.arithmetic[index].handles:
                 self.replay_arithmetic(index)
-            self.forget_results(index)
+        self.forget_results(index)
         self.position = index
 
-    def provide_temporary(self, name: str, start: int) -> None:
-        """Compute a temporary again, its groups captured. `start` is the layer's first step."""
-        values = _values(self.values)
-        if name in values:
+    def provide_temporaries(self, step: int) -> None:
+        """Compute again the temporaries that a step reads."""
+        _, step_index, update = self.steps[step]
+        assert isinstance(update, Update)
+        start = step - step_index
+        for name in update.temporaries:
+            self.provide_temporary(start + _definition(self.layer_of(start), name)[0])
+
+    def provide_temporary(self, step: int) -> None:
+        """Compute again the temporary that a step defines, its groups captured."""
+        definition, values = self.steps[step][2], _values(self.values)
+        assert isinstance(definition, Update)
+        if definition.target in values:
             return
-        offset, definition = _definition(self.layer_of(start), name)
-        for other in definition.temporaries:
-            self.provide_temporary(other, start)
-        index = start + offset
-        self.provide_calls(index)
-        if self.arithmetic[index].handles:
-            values[name] = self.replay_arithmetic(index)
+        self.provide_temporaries(step)
+        self.provide_calls(step)
+        if self.arithmetic[step].handles:
+            values[definition.target] = self.replay_arithmetic(step)
         else:
-            value = definition.forward(self.scope(index))
-            values[name] = value.contiguous(memory_format=self.layout)
-        self.forget_results(index)
+            value = definition.forward(self.scope(step))
+            values[definition.target] = value.contiguous(memory_format=self.layout)
+        self.forget_results(step)
 
     def forget_results(self, step: int) -> None:
         """Drop the results of a step's calls."""
@@ -758,9 +805,9 @@ class CheckpointTape(Tape):
         self.start = {name: Kept(value.detach()) for name, value in values.items()}
         return super().record(values)
 
-    def materialise(self, group: Group) -> None:
+    def materialise(self, handle: Handle) -> None:
         """Run everything again; each group on the way is captured."""
-        del group
+        del handle
         self.values = {name: unpack(kept) for name, kept in self.start.items()}
         for index, (_, _, step) in enumerate(self.steps):
             values = self.values
@@ -782,14 +829,16 @@ class _Exit(torch.autograd.Function):
         """The streams as they are."""
         ctx.save_for_backward(*streams)
         ctx.set_materialize_grads(False)
-        ctx.tape = tape
+        ctx.tape = weakref.ref(tape)  # it lives as long as a handle asks for it
         tape.exit = weakref.ref(ctx)
         return streams
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The cotangents as they are."""
-        ctx.tape.restart(ctx.saved_tensors)
+        streams, tape = ctx.saved_tensors, ctx.tape()
+        if tape is not None:
+            tape.restart(streams)
         return (None, *cotangents)
 
 

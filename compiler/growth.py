@@ -113,7 +113,9 @@ def _evaluate(expression: Expression, scope: Mapping[str, _Linear], none: Tensor
         inner = _evaluate(expression.operand, scope, none)
         return _Linear(-inner.constant, -inner.part)
     if isinstance(expression, Power):
-        return _Linear(_evaluate(expression.base, scope, none).constant ** expression.exponent, none)
+        return _Linear(
+            _evaluate(expression.base, scope, none).constant ** expression.exponent, none
+        )
     if isinstance(expression, Call):
         inner = _evaluate(expression.arguments[0], scope, none)
         return _Linear(_FUNCTIONS[expression.function](inner.constant), none)
@@ -128,5 +130,3 @@ def _evaluate(expression: Expression, scope: Mapping[str, _Linear], none: Tensor
         return _Linear(left.constant / right.constant, left.part / right.constant)
     part = left.part * right.constant + right.part * left.constant
     return _Linear(left.constant * right.constant, part)
-
-

@@ -13,7 +13,9 @@ from archspec.cli.options import settings as settings_option
 @settings_option
 @json_option
 @click.option("--no-verify", is_flag=True, help="Leave out the measured round trip and gradients.")
-@click.option("--seed", default=0, show_default=True, help="Of the weights and of the verification.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Of the weights and of the verification."
+)
 def command(
     spec: str, settings: tuple[str, ...], as_json: bool, no_verify: bool, seed: int
 ) -> None:

@@ -12,5 +12,8 @@ settings = click.option(
     help="Change one value of the spec: --set train.epochs=5. May be given several times.",
 )
 as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object; all else goes to standard error."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object; all else goes to standard error.",
 )

@@ -75,12 +75,16 @@ def _print_verification(console: Console, found: dict[str, object]) -> None:
     if found["gradient_error"] is None:
         console.print("nothing to verify: activations are stored")
         return
-    console.print(Text(f"  {'verified on random streams':<34}{'float32':>10}{'float64':>12}", "dim"))
+    console.print(
+        Text(f"  {'verified on random streams':<34}{'float32':>10}{'float64':>12}", "dim")
+    )
     if found["roundtrip_error"] is not None:
         console.print(row("round trip", "roundtrip_error", "roundtrip_error_float64"))
     console.print(row("gradients against stored", "gradient_error", "gradient_error_float64"))
     if found["perturbation_gain"] is not None:
-        console.print(f"  {'gain of a small perturbation':<34}{_number(found['perturbation_gain']):>10}")
+        console.print(
+            f"  {'gain of a small perturbation':<34}{_number(found['perturbation_gain']):>10}"
+        )
     if found["passed"]:
         console.print(Text("verified", style="bold green"))
     else:
