@@ -9,6 +9,7 @@ from functools import cached_property
 
 MAX_WIDTH = 160
 """Longer lines are shown in part."""
+MAX_MESSAGE = 500
 MAX_SHOWN = 50
 """How many mistakes an error shows."""
 
@@ -65,7 +66,7 @@ class Diagnostic:
 
     def __str__(self) -> str:
         where = f"{self.span}: " if self.span else ""
-        lines = [f"{where}error[{self.code}] {_printable(self.message)}"]
+        lines = [f"{where}error[{self.code}] {_printable(self.message[:MAX_MESSAGE])}"]
         if self.span and self.span.source.line(self.span.line).strip():
             number = str(self.span.line + 1)
             text, carets = _excerpt(self.span)
@@ -83,7 +84,9 @@ def _excerpt(span: Span) -> tuple[str, str]:
     first = max(0, span.column - MAX_WIDTH // 2) if len(text) > MAX_WIDTH else 0
     shown = text[first : first + MAX_WIDTH]
     # Tabs are kept, so that the caret stands under its character.
-    shown = "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
+    shown = "".join(
+        c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in shown
+    )
     start = span.column - first
     indent = "".join("\t" if c == "\t" else " " for c in shown[:start])
     carets = "^" * max(1, min(span.end_column - first, len(shown)) - start)
@@ -100,7 +103,7 @@ class SpecError(ValueError):
     """A spec that cannot be used. Holds every mistake found, in the order of the file."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = tuple(sorted(diagnostics, key=_place))
+        self.diagnostics = tuple(sorted(dict.fromkeys(diagnostics), key=_place))
         shown = [str(diagnostic) for diagnostic in self.diagnostics[:MAX_SHOWN]]
         if len(self.diagnostics) > MAX_SHOWN:
             shown.append(f"… and {len(self.diagnostics) - MAX_SHOWN} more")

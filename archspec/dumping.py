@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from os import PathLike, fspath
 
-from archspec.diagnostics import Source, Span, SpecError
-from archspec.tree import Node, Scalar, read
+from archspec.diagnostics import Diagnostic, Source, Span, SpecError
+from archspec.tree import MAX_NESTING, Node, Scalar, read
 
 _NOWHERE = Span(Source("<value>", ""), 0, 0, 1)
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_RESERVED = frozenset({"null", "true", "false"})
 
 
-def node_of(value: object) -> Node:
-    """Plain Python (maps, lists, scalars) as a tree without places."""
-    if isinstance(value, dict):
-        entries = {str(k): node_of(v) for k, v in value.items()}
+def node_of(value: object, nesting: int = 0) -> Node:
+    """Plain Python (maps, lists, scalars) as a tree without places. Raises `SpecError`."""
+    if nesting > MAX_NESTING:
+        raise SpecError([Diagnostic("E101", f"nested deeper than {MAX_NESTING} levels")])
+    if isinstance(value, Mapping):
+        entries = {str(k): node_of(v, nesting + 1) for k, v in value.items()}
+        if len(entries) < len(value):
+            raise SpecError([Diagnostic("E102", "two keys of a map are the same as text")])
         return Node(entries, _NOWHERE, dict.fromkeys(entries, _NOWHERE))
     if isinstance(value, (list, tuple)):
-        return Node([node_of(v) for v in value], _NOWHERE)
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return Node(value, _NOWHERE)
-    return Node(str(value), _NOWHERE)
+        return Node([node_of(v, nesting + 1) for v in value], _NOWHERE)
+    return Node(_scalar(value), _NOWHERE)
+
+
+def _scalar(value: object) -> Scalar:
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, PathLike):
+        return str(fspath(value))
+    if isinstance(value, Integral) and abs(int(value)) < 10**300:
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        return float(value)
+    kind = type(value).__name__
+    message = f"a spec holds maps, lists, texts and numbers, found a value of type {kind}"
+    raise SpecError([Diagnostic("E105", message)])
 
 
 def no_comment(node: Node) -> str:
@@ -45,14 +67,33 @@ def scalar_text(value: Scalar) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f".{value}".replace(".-", "-.")  # .inf: the reader says what is wrong with it
     if not isinstance(value, str):
         return repr(value)
+    if _WORD.match(value):
+        return f'"{value}"' if value.lower() in _RESERVED else value
     try:
-        plain = read(f"k: {value}", "<value>").plain() == {"k": value}
-        listed = read(f"- {value}", "<value>").plain() == [value]
+        plain = (
+            read(f"k: {value}", "<value>").plain() == {"k": value}
+            and read(f"- {value}", "<value>").plain() == [value]
+            and read(f"{value}: 0", "<value>").plain() == {value: 0}
+        )
     except SpecError:
-        plain = listed = False
-    return value if plain and listed and "\n" not in value else json.dumps(value)
+        plain = False
+    return value if plain and "\n" not in value else _quoted(value)
+
+
+def _quoted(value: str) -> str:
+    """A text in double quotes, as JSON writes it but for high characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else _escape(ord(c)) for c in text)
+
+
+def _escape(code: int) -> str:
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
 
 
 def _lines(node: Node, comment: Callable[[Node], str]) -> list[str]:

@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, NoReturn
+from keyword import iskeyword
+from typing import Literal
 
 MAX_LENGTH = 1000
 MAX_EXPONENT = 16
-MAX_DIGITS = 30
+MAX_DIGITS = 310
 MAX_NESTING = 60
 
 ELEMENTWISE = ("exp", "tanh", "sigmoid", "sin", "cos")
@@ -26,6 +27,7 @@ STRUCTURAL = ("concat", "chunk")
 RESERVED = frozenset({"input", "zeros", "layer", "depth", "progress", *ELEMENTWISE, *STRUCTURAL})
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
+_ODD = re.compile(r"[^\t -~]|[#;\\]")
 _LET = re.compile(r"\s*([^\W\d]\w*)\s*:=")
 
 Operator = Literal["+", "-", "*", "/"]
@@ -125,7 +127,7 @@ _OPERATORS: Mapping[type[ast.operator], Operator] = {
 
 def parse_expression(text: str) -> Expression:
     """Parse an expression. Raises `ExpressionError`."""
-    tree = _parse(text, 0, "eval")
+    tree = _parse(text, "eval")
     assert isinstance(tree, ast.Expression)
     return _Converter(text).expression(tree.body)
 
@@ -137,32 +139,27 @@ def parse_statement(text: str) -> Statement:
     if let and not text[let.end() :].strip():
         raise ExpressionError("nothing stands after `:=`", 0, len(text))
     if let:
-        # Blanks in place of `k :=` keep the offsets right; brackets let the text start late.
-        body = "(" + " " * (let.end() - 1) + text[let.end() :] + ")"
-        tree = _parse(body, 0, "eval")
+        # Blanks in place of `k :=` keep the offsets right.
+        tree = _parse(" " * let.end() + text[let.end() :], "eval")
         assert isinstance(tree, ast.Expression)
         value = _Converter(text).expression(tree.body)
         return Let(_identifier(let[1], let.start(1)), value, text.strip())
-    tree = _parse(text, 0, "exec")
+    tree = _parse(text, "exec")
     assert isinstance(tree, ast.Module)
     if len(tree.body) != 1:
         raise ExpressionError("expected one update", 0, len(text), "write one update per line")
     return _Converter(text).statement(tree.body[0])
 
 
-def _parse(text: str, start: int, mode: Literal["eval", "exec"]) -> ast.AST:
+def _parse(text: str, mode: Literal["eval", "exec"]) -> ast.AST:
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"longer than {MAX_LENGTH} characters", 0, len(text))
-    if not text.isascii():
-        odd = next(i for i, c in enumerate(text) if not c.isascii())
-        raise ExpressionError(
-            f"the character {text[odd]!r} is not used in the update language",
-            odd,
-            odd + 1,
-            "names are written in ASCII letters, digits and `_`",
-        )
-    if "\n" in text.strip():
+    if "\n" in text.strip() or "\r" in text.strip():
         raise ExpressionError("one update is one line", 0, len(text))
+    if odd := _ODD.search(text.rstrip()):
+        message = f"the character {odd[0]!r} is not used in the update language"
+        help = "" if odd[0].isascii() else "names are written in ASCII letters, digits and `_`"
+        raise ExpressionError(message, odd.start(), odd.end(), help)
     lead = len(text) - len(text.lstrip())
     try:
         with warnings.catch_warnings():
@@ -170,7 +167,8 @@ def _parse(text: str, start: int, mode: Literal["eval", "exec"]) -> ast.AST:
             tree = ast.parse(text.strip(), mode=mode)
     except SyntaxError as error:
         at = lead + max(0, (error.offset or 1) - 1)
-        raise ExpressionError(f"not readable: {error.msg}", at, at + 1) from None
+        problem = error.msg.split(". ")[0]
+        raise ExpressionError(f"not readable: {problem}", at, at + 1) from None
     except (ValueError, RecursionError, MemoryError):
         raise ExpressionError("not readable as an update", 0, len(text)) from None
     for node in ast.walk(tree):
@@ -181,7 +179,7 @@ def _parse(text: str, start: int, mode: Literal["eval", "exec"]) -> ast.AST:
 
 
 def _identifier(name: str, start: int) -> str:
-    if name in RESERVED or not _NAME.match(name):
+    if name in RESERVED or iskeyword(name) or not _NAME.match(name):
         raise ExpressionError(f"`{name}` cannot be used as a name here", start, start + len(name))
     return name
 
@@ -192,9 +190,9 @@ class _Converter:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def refuse(self, node: ast.AST, message: str, help: str = "") -> NoReturn:
+    def refusal(self, node: ast.AST, message: str, help: str = "") -> ExpressionError:
         start, end = self.range(node)
-        raise ExpressionError(message, start, end, help)
+        return ExpressionError(message, start, end, help)
 
     def range(self, node: ast.AST) -> Range:
         start = getattr(node, "col_offset", 0)
@@ -213,66 +211,78 @@ class _Converter:
             old = Name(name, self.range(node.target))
             operator = _OPERATORS[type(node.op)]
             return Assign(name, Binary(operator, old, value, self.range(node)), text)
-        self.refuse(
+        raise self.refusal(
             node, "not an update", "an update is `x = …`, `x += …`, `k := …` or `a, b = b, a`"
         )
 
     def target(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
-            self.refuse(node, "an update rewrites one named stream")
+            raise self.refusal(node, "an update rewrites one named stream")
         return _identifier(node.id, node.col_offset)
 
     def permutation(self, targets: ast.Tuple, value: ast.expr, text: str) -> Permute:
-        if not isinstance(value, ast.Tuple):
-            self.refuse(value, "a permutation has as many streams on the right as on the left")
-        return Permute(
-            tuple(self.target(t) for t in targets.elts),
-            tuple(self.target(s) for s in value.elts),
-            text,
-        )
+        sources = value.elts if isinstance(value, ast.Tuple) else [value]
+        for node in (*targets.elts, *sources):
+            if not isinstance(node, ast.Name):
+                message = "a permutation moves whole streams: it has names on both sides"
+                raise self.refusal(node, message, "write one update per line")
+        names = [[self.target(node) for node in side] for side in (targets.elts, sources)]
+        return Permute(tuple(names[0]), tuple(names[1]), text)
 
     def expression(self, node: ast.expr, depth: int = 0) -> Expression:
         if depth > MAX_NESTING:
-            self.refuse(node, f"nested deeper than {MAX_NESTING} levels")
+            raise self.refusal(node, f"nested deeper than {MAX_NESTING} levels")
         at, inner = self.range(node), depth + 1
         if isinstance(node, ast.Constant):
             return Number(self.number(node), at)
         if isinstance(node, ast.Name):
             if not _NAME.match(node.id):
-                self.refuse(node, f"`{node.id}` is not a name of the update language")
+                raise self.refusal(node, f"`{node.id}` is not a name of the update language")
             return Name(node.id, at)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return Negative(self.expression(node.operand, inner), at)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd):
-            return self.expression(node.operand, inner)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-            return Power(self.expression(node.left, inner), self.exponent(node.right), at)
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            left, right = self.expression(node.left, inner), self.expression(node.right, inner)
-            return Binary(_OPERATORS[type(node.op)], left, right, at)
+        if isinstance(node, (ast.UnaryOp, ast.BinOp)):
+            return self.arithmetic(node, inner)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
             if not node.args:
-                self.refuse(node, f"`{node.func.id}` needs an argument")
+                raise self.refusal(node, f"`{node.func.id}` needs an argument")
             return Call(node.func.id, tuple(self.expression(a, inner) for a in node.args), at)
-        self.refuse(
-            node,
-            f"`{self.text[at[0] : at[1]][:40]}` is not of the update language",
-            "it has numbers, names, + - * / **, and calls such as F(x)",
-        )
+        raise self.unknown(node)
+
+    def arithmetic(self, node: ast.UnaryOp | ast.BinOp, depth: int) -> Expression:
+        at = self.range(node)
+        if isinstance(node, ast.UnaryOp):
+            if not isinstance(node.op, (ast.USub, ast.UAdd)):
+                raise self.unknown(node)
+            operand = self.expression(node.operand, depth)
+            return Negative(operand, at) if isinstance(node.op, ast.USub) else operand
+        left = self.expression(node.left, depth)
+        if isinstance(node.op, ast.Pow):
+            return Power(left, self.exponent(node.right), at)
+        if type(node.op) not in _OPERATORS:
+            raise self.unknown(node)
+        return Binary(_OPERATORS[type(node.op)], left, self.expression(node.right, depth), at)
+
+    def unknown(self, node: ast.expr) -> ExpressionError:
+        written = self.text[slice(*self.range(node))][:40]
+        help = "it has numbers, names, + - * / **, and calls such as F(x)"
+        return self.refusal(node, f"`{written}` is not of the update language", help)
 
     def number(self, node: ast.Constant) -> Fraction:
         written = self.text[slice(*self.range(node))]
-        plain = re.fullmatch(r"[0-9.]+(?:[eE][-+]?[0-9]{1,2})?", written)
+        plain = re.fullmatch(r"[0-9.]+(?:[eE][-+]?[0-9]{1,3})?", written)
         if type(node.value) not in (int, float) or not plain or len(written) > MAX_DIGITS:
-            self.refuse(node, f"`{written[:40]}` is not a number of the update language")
-        return Fraction(written)
+            raise self.refusal(node, f"`{written[:40]}` is not a number of the update language")
+        try:
+            return _number(Fraction(written)).value
+        except OverflowError:
+            raise self.refusal(node, f"`{written[:40]}` is too large or too small") from None
 
     def exponent(self, node: ast.expr) -> int:
         negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
         inner = node.operand if isinstance(node, ast.UnaryOp) and negative else node
         value = inner.value if isinstance(inner, ast.Constant) else None
-        if type(value) is not int or value > MAX_EXPONENT:
-            self.refuse(node, f"a power is a whole number of at most {MAX_EXPONENT}")
+        plain = self.text[slice(*self.range(inner))].isdecimal()
+        if type(value) is not int or value > MAX_EXPONENT or not plain:
+            raise self.refusal(node, f"a power is a whole number of at most {MAX_EXPONENT}")
         return -value if negative else value
 
 

@@ -140,8 +140,8 @@ class Conv(Layer):
     shorthand: ClassVar[str] = "out"
     out: Size = "channels"
     kernel: int = Field(3, ge=1, le=31)
-    stride: int = Field(1, ge=1)
-    padding: int | None = Field(None, ge=0)
+    stride: int = Field(1, ge=1, le=1024)
+    padding: int | None = Field(None, ge=0, le=1024)
     """Default: half the kernel."""
     groups: Size = 1
     bias: bool = True
@@ -257,8 +257,8 @@ class PatchEmbed(Layer):
     """Cut an image into square patches, each mapped to one token."""
 
     kind: Literal["patch_embed"] = "patch_embed"
-    patch: int = Field(ge=1)
-    width: int = Field(ge=1)
+    patch: int = Field(ge=1, le=2**20)
+    width: int = Field(ge=1, le=2**20)
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
         _need(shape, Image)

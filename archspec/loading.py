@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +13,17 @@ from pydantic import BaseModel
 from archspec.diagnostics import Diagnostic, Source, Span, SpecError, nearest
 from archspec.dumping import dump, node_of
 from archspec.merging import merge
-from archspec.spec import Coupling, Spec, Stage
+from archspec.spec import FILE_NAME, Coupling, Spec, Stage
 from archspec.tree import MAX_CHARACTERS, Node, read
 from archspec.validation import validate
 
 MAX_ANCESTORS = 16
-PROGRAM = ("coupling", "streams", "constants", "update", "output")
-"""The keys of a stage that say what its layers compute."""
+SETTING = "--set"
+"""What errors call a setting."""
+PROGRAM = ("streams", "constants", "update", "output")
+"""The keys of a coupling that a stage takes over."""
+_STAND_IN = read("{streams: {x: input}, update: [x = x], output: x}", "<stand-in>")
+"""The program of a coupling that cannot be read: the rest of its stage is still validated."""
 
 
 @dataclass(frozen=True)
@@ -43,52 +49,73 @@ def load(what: str | Path | Mapping[str, object] | Spec, settings: Sequence[str]
     if isinstance(what, Spec):
         what = what.model_dump(mode="json", exclude_unset=True)
     if isinstance(what, Mapping):
-        tree = _inherit(read(dump(node_of(dict(what))), "<dict>"), ())
+        folder = Path.cwd()
+        tree = _inherit(read(dump(node_of(what)), "<dict>"), ())
     else:
         path = find(str(what), Path.cwd(), None)
+        folder = path.parent
         tree = _inherit(read_file(path), (path.resolve(),))
-    for setting in settings:
-        tree = merge(tree, setting_tree(setting))
-    tree = _expand_couplings(tree)
-    return Loaded(validate(Spec, tree), tree)
+    tree, errors = _expand_couplings(_with_settings(tree, settings), folder)
+    try:
+        spec = validate(Spec, tree)
+    except SpecError as error:
+        raise SpecError([*errors, *error.diagnostics]) from None
+    if errors:
+        raise SpecError(errors)
+    return Loaded(spec, tree)
 
 
 def read_file(path: Path) -> Node:
     """Read a YAML file. Raises `SpecError`."""
     try:
         if path.stat().st_size > 4 * MAX_CHARACTERS:
-            raise SpecError([Diagnostic("E101", f"{path} is too long for a spec")])
-        text = path.read_text(encoding="utf-8-sig")
+            start = Source(str(path), "").at(0)
+            raise SpecError([Diagnostic("E101", "too long for a spec", start)])
+        data = path.read_bytes().removeprefix(BOM_UTF8)
     except OSError as error:
         raise SpecError([Diagnostic("E501", f"cannot read {path}: {error.strerror}")]) from None
-    except UnicodeDecodeError:
-        raise SpecError([Diagnostic("E101", f"{path} is not UTF-8 text")]) from None
-    return read(text, str(path))
+    try:
+        return read(data.decode(), str(path))
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode()
+        span = Source(str(path), f"{before}\N{REPLACEMENT CHARACTER}").at(len(before))
+        raise SpecError([Diagnostic("E101", "this is not UTF-8 text", span)]) from None
 
 
 def find(name: str, folder: Path, at: Span | None, kind: str = "") -> Path:
     """The file that `name` means: a path, a name beside `folder`, or a shipped one.
 
-    `kind` is a subfolder to look in (`couplings`). Raises `SpecError`, with `at` as its place.
+    `kind` is a subfolder to look in (`couplings`). Raises `SpecError`, with `at` as its place;
+    where there is a place, `name` is a bare name.
     """
     shipped = zoo() / kind
     given = Path(name)
-    if at is None and (given.suffix in (".yaml", ".yml") or given.is_file()):
-        if given.is_file():
+    if at is None and (given.suffix in (".yaml", ".yml") or _is_file(given)):
+        if _is_file(given):
             return given
-        raise SpecError([Diagnostic("E501", f"there is no file {name}", at, _near(name, shipped))])
+        help = _near(given.stem, given.parent, shipped)
+        raise SpecError([Diagnostic("E501", f"there is no file {name}", at, help)])
     asking = Path(at.source.name).resolve() if at else None
     for place in (folder / kind, folder, shipped):
         candidate = place / f"{name}.yaml"
+        allowed = at is None or re.fullmatch(FILE_NAME, name)
         # A spec may extend the shipped one of its own name.
-        if candidate.is_file() and candidate.resolve() != asking:
+        if allowed and _is_file(candidate) and candidate.resolve() != asking:
             return candidate
     what = kind.removesuffix("s") or "spec"
-    raise SpecError([Diagnostic("E501", f"there is no {what} `{name}`", at, _near(name, shipped))])
+    help = _near(name, folder / kind, shipped)
+    raise SpecError([Diagnostic("E501", f"there is no {what} `{name}`", at, help)])
 
 
-def _near(name: str, folder: Path) -> str:
-    return nearest(Path(name).stem, (path.stem for path in folder.glob("*.yaml")))
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a null
+        return False
+
+
+def _near(name: str, *folders: Path) -> str:
+    return nearest(name, {path.stem for folder in folders for path in folder.glob("*.yaml")})
 
 
 def _folder(span: Span) -> Path:
@@ -97,6 +124,8 @@ def _folder(span: Span) -> Path:
 
 def _inherit(tree: Node, lineage: tuple[Path, ...]) -> Node:
     """Merge `tree` over what it extends."""
+    if not isinstance(tree.value, dict):
+        raise SpecError([Diagnostic("E105", "expected a map of keys", tree.span)])
     parent = tree.map.get("extends")
     if parent is None or not isinstance(parent.value, str):
         return tree
@@ -112,81 +141,92 @@ def _inherit(tree: Node, lineage: tuple[Path, ...]) -> Node:
     return merge(inherited.without("extends", "name"), tree.without("extends"))
 
 
+def _with_settings(tree: Node, settings: Iterable[str]) -> Node:
+    """A tree with settings laid over it in turn, those that choose a coupling first: they clear
+    the program that others change."""
+    errors: list[Diagnostic] = []
+    for setting in sorted(settings, key=lambda s: not s.partition("=")[0].endswith(".coupling")):
+        try:
+            over = setting_tree(setting)
+            _check_setting(tree, over)
+            tree = merge(tree, over)
+        except SpecError as error:
+            errors += error.diagnostics
+    if errors:
+        raise SpecError(errors)
+    return tree
+
+
+def _check_setting(tree: Node, over: Node) -> None:
+    """Refuse what merging would take without a word."""
+    if "extends" in over.map:
+        message = "`extends` cannot be set: settings come after inheritance"
+        raise SpecError([Diagnostic("E503", message, over.keys["extends"])])
+    if "stages" in tree.map and "stages" in over.map:
+        known, stages = tree.map["stages"].map, over.map["stages"]
+        for name, stage in stages.map.items():
+            if name not in known and not set(Stage.model_fields) <= set(stage.map):
+                help = nearest(name, known)
+                message = f"there is no stage `{name}`"
+                raise SpecError([Diagnostic("E503", message, stages.keys[name], help)])
+
+
 def setting_tree(setting: str) -> Node:
     """`a.b=value` as the tree {a: {b: value}}. Raises `SpecError`."""
     path, equals, value = setting.partition("=")
-    source = Source("--set", setting)
-    whole = Span(source, 0, 0, len(setting))
+    whole = Span(Source(SETTING, setting), 0, 0, len(setting))
     steps = path.strip().split(".")
     if not equals or not all(steps):
         message = f"`{setting}` is not of the form path.to.key=value"
         raise SpecError([Diagnostic("E503", message, whole, "for example: train.epochs=5")])
     # Blanks in place of the path keep the columns of the value right.
     text = " " * (len(path) + 1) + value
-    node = _moved(read(text, "--set"), source) if value.strip() else Node(None, whole)
-    start = len(path)
+    node = read(text, SETTING, shown=setting) if value.strip() else Node(None, whole)
+    start = len(path.rstrip()) + 1
     for step in reversed(steps):
-        start -= len(step)
+        start -= len(step) + 1
         at = whole.narrow(start, start + len(step))
-        start -= 1
         node = Node({step: node}, at, {step: at})
     return node
 
 
-def _moved(node: Node, source: Source) -> Node:
-    span = Span(source, node.span.line, node.span.column, node.span.end_column)
-    keys = {k: Span(source, s.line, s.column, s.end_column) for k, s in node.keys.items()}
-    if isinstance(node.value, dict):
-        return Node({k: _moved(v, source) for k, v in node.value.items()}, span, keys)
-    if isinstance(node.value, list):
-        return Node([_moved(v, source) for v in node.value], span)
-    return Node(node.value, span)
-
-
-def _expand_couplings(tree: Node) -> Node:
+def _expand_couplings(tree: Node, folder: Path) -> tuple[Node, list[Diagnostic]]:
+    """A tree whose stages have their couplings' programs written out, and the mistakes in that.
+    A coupling that a setting names is looked for beside `folder`."""
     stages = tree.map.get("stages")
-    if stages is None or not stages.map:
-        return tree
     errors: list[Diagnostic] = []
+    if stages is None or not stages.map:
+        return tree, errors
     for name, stage in stages.map.items():
         coupling = stage.map.get("coupling")
         if coupling is None or not isinstance(coupling.value, str):
             continue
+        program = _STAND_IN
+        beside = folder if coupling.span.source.name == SETTING else _folder(coupling.span)
         try:
-            path = find(coupling.value, _folder(coupling.span), coupling.span, "couplings")
-            expanded = _expand(stage, read_file(path))
+            program = read_file(find(coupling.value, beside, coupling.span, "couplings"))
+            errors += _misuses(stage, validate(Coupling, program))
         except SpecError as error:
             errors += error.diagnostics
-            continue
+        program = program.without(*(set(program.map) - set(PROGRAM)))
+        expanded = merge(program, stage.without("coupling"), ("stages", name))
         stages = stages.with_entry(name, expanded, stages.keys[name])
-    if errors:
-        raise SpecError(errors)
-    return tree.with_entry("stages", stages, tree.keys["stages"])
+    return tree.with_entry("stages", stages, tree.keys["stages"]), errors
 
 
-def _expand(stage: Node, file: Node) -> Node:
-    """A stage with its coupling's streams, constants, update and output written out."""
-    coupling = validate(Coupling, file)
-    errors = []
+def _misuses(stage: Node, coupling: Coupling) -> Iterator[Diagnostic]:
+    """What a stage gives its coupling that the coupling has no place for, or does not give."""
     if "update" in stage.map:
         message = f"a stage has either `update` or `coupling: {coupling.coupling}`, not both"
-        errors.append(Diagnostic("E504", message, stage.keys["update"]))
+        yield Diagnostic("E504", message, stage.keys["update"])
     for part, known in (("streams", coupling.streams), ("constants", coupling.constants)):
         overrides = stage.map.get(part)
-        errors += _unknown(overrides, known, f"{part} of coupling {coupling.coupling}")
+        yield from _unknown(overrides, known, f"{part} of coupling {coupling.coupling}")
     given = stage.map.get("functions")
     for function in coupling.functions:
         if given is not None and function not in given.map:
             message = f"coupling {coupling.coupling} needs the function `{function}`"
-            errors.append(Diagnostic("E505", message, stage.keys["functions"]))
-    if errors:
-        raise SpecError(errors)
-    program = Node(
-        {key: node for key, node in file.map.items() if key in PROGRAM and key != "coupling"},
-        file.span,
-        file.keys,
-    )
-    return merge(program, stage.without("coupling"))
+            yield Diagnostic("E505", message, stage.keys["functions"])
 
 
 def _unknown(overrides: Node | None, known: Iterable[str], where: str) -> list[Diagnostic]:

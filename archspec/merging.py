@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
+from archspec.diagnostics import Diagnostic, SpecError
 from archspec.tree import Node, Path
 
+_INDEX = re.compile(r"[0-9]{1,6}\Z")
 CHOICES: tuple[Path, ...] = (("input",), ("data",), ("task",), ("train", "optimizer"))
 """Paths whose map is a choice of one kind, replaced as a whole when another kind is chosen."""
 
 
 def merge(base: Node, over: Node, path: Path = ()) -> Node:
-    """`over` laid over `base`: maps merge key by key, lists and scalars replace.
+    """`over` laid over `base`: maps merge key by key, lists and scalars replace. Raises
+    `SpecError`.
 
     A null takes a key away; a map with numbers as keys changes single entries of a list; another
     choice (of data set, optimizer, way to make a constant, or program of a stage) replaces the old.
     """
-    if isinstance(base.value, list) and over.map and all(key.isdigit() for key in over.map):
-        return _merge_entries(base.value, over, path)
+    if isinstance(base.value, list) and over.map and all(map(_INDEX.match, over.map)):
+        return Node(_merged_entries(base.value, over, path), base.span)
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     if _is_another_choice(base, over, path):
@@ -32,14 +37,16 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     return Node(merged.value, over.span, merged.keys)
 
 
-def _merge_entries(entries: list[Node], over: Node, path: Path) -> Node:
-    """Single entries of a list replaced or merged; an index past its end stays, to be refused."""
+def _merged_entries(entries: list[Node], over: Node, path: Path) -> list[Node]:
+    """A list with single entries replaced or merged. Raises `SpecError` for one past its end."""
     merged = list(entries)
     for key, node in over.map.items():
-        if int(key) >= len(merged):
-            return over
-        merged[int(key)] = merge(merged[int(key)], node, (*path, int(key)))
-    return Node(merged, entries[0].span)
+        index = int(key)
+        if index >= len(merged):
+            message = f"there is no entry {index} in this list, which has {len(merged)}, from 0"
+            raise SpecError([Diagnostic("E503", message, over.keys[key])])
+        merged[index] = merge(merged[index], node, (*path, index))
+    return merged
 
 
 def _is_another_choice(base: Node, over: Node, path: Path) -> bool:

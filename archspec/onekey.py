@@ -51,18 +51,24 @@ class Model(BaseModel):
             raise ValidationError.from_exception_data(cls.__name__, details) from None
 
 
+_OWN_ERRORS = ("unknown_key", "unknown_kind", "one_key", "no_shorthand", "kind_written")
+
+
 def _with_suggestion(detail: ErrorDetails, keys: list[str]) -> InitErrorDetails:
     kind: str | PydanticCustomError = detail["type"]
+    context: dict[str, Any] = detail.get("ctx", {})
     if kind == "extra_forbidden" and len(detail["loc"]) == 1:
-        context = {"help": nearest(detail["loc"][0], keys)}
-        kind = PydanticCustomError(
-            "unknown_key", "unknown key `{key}`", {"key": detail["loc"][0], **context}
-        )
-    elif kind in ("unknown_key", "unknown_kind", "one_key", "no_shorthand", "kind_written"):
-        kind = PydanticCustomError(kind, detail["msg"].replace("{", "{{"), detail.get("ctx"))  # type: ignore[arg-type]
-    return InitErrorDetails(
-        type=kind, loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
-    )
+        key = str(detail["loc"][0])
+        kind = _custom("unknown_key", f"unknown key `{key}`", {"help": nearest(key, keys)})
+    elif kind in _OWN_ERRORS:
+        kind = _custom(kind, detail["msg"], context)
+    return InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"], ctx=context)
+
+
+def _custom(kind: str, message: str, context: dict[str, Any]) -> PydanticCustomError:
+    # As a value, put in last, so that braces in it are left alone.
+    parts = {name: value for name, value in context.items() if name != "message"}
+    return PydanticCustomError(kind, "{message}", {**parts, "message": message})
 
 
 class Kind(Model):
@@ -95,7 +101,10 @@ class OneKey:
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._read, handler(source))
+        schema = handler(source)
+        if len(self.models) == 1:  # a union all the same, so that errors name the kind
+            schema = core_schema.tagged_union_schema(dict.fromkeys(self.models, schema), "kind")
+        return core_schema.no_info_before_validator_function(self._read, schema)
 
     def _read(self, value: object) -> object:
         if isinstance(value, Kind):
@@ -105,30 +114,22 @@ class OneKey:
         elif isinstance(value, dict) and len(value) == 1:
             ((kind, content),) = value.items()
         else:
-            raise PydanticCustomError(
-                "one_key",
-                "expected {what}: a name, or one name with its settings",
-                {"what": self.what},
-            )
+            message = f"expected one {self.what}: its name, or its name with its settings"
+            raise _custom("one_key", message, {})
         if kind not in self.models:
-            raise PydanticCustomError(
-                "unknown_kind",
-                "there is no {what} `{kind}`",
-                {"what": self.what, "kind": kind, "key": kind, "help": nearest(kind, self.models)},
-            )
+            help = nearest(kind, self.models)
+            raise _custom("unknown_kind", f"there is no {self.what} `{kind}`", {"help": help})
         if content is None:
             return {"kind": kind}
         if isinstance(content, dict):
             if "kind" in content:
-                raise PydanticCustomError("kind_written", "no `kind` is written here", {})
+                raise _custom("kind_written", "no `kind` is written here", {})
             return {**content, "kind": kind}
         shorthand = self.models[kind].shorthand
         if not shorthand:
             fields = [name for name in self.models[kind].model_fields if name != "kind"]
             takes = f"settings: {', '.join(fields)}" if fields else "no settings"
-            raise PydanticCustomError(
-                "no_shorthand", "`{kind}` takes {takes}", {"kind": kind, "takes": takes}
-            )
+            raise _custom("no_shorthand", f"`{kind}` takes {takes}", {})
         return {"kind": kind, shorthand: content}
 
     def __get_pydantic_json_schema__(

@@ -56,7 +56,7 @@ class Features:
 
 
 Shape = Image | Tokens | Features
-AnyShape = TypeVar("AnyShape", Image, Tokens, Features)
+AnyShape = TypeVar("AnyShape", bound=Image | Tokens | Features)
 
 
 def with_channels(shape: AnyShape, channels: int) -> AnyShape:
@@ -108,6 +108,8 @@ class Sizes:
             raise ShapeError(f"`{written}`: {error.message}", error.help) from None
         except ZeroDivisionError:
             raise ShapeError(f"`{written}` divides by zero") from None
+        except OverflowError:
+            raise ShapeError(f"`{written}` has a number too large or too small") from None
         if not isinstance(value, Number):
             raise ShapeError(f"`{written}` is not a number")
         return value.value

@@ -14,7 +14,8 @@ from archspec.training import DataEntry, TaskEntry, Train
 MAX_DEPTH = 10_000
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][A-Za-z0-9_]{0,39}$")]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,39}$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
+FileName = Annotated[str, StringConstraints(pattern=FILE_NAME)]
 Layers = Annotated[tuple[LayerEntry, ...], Field(strict=False)]
 Length = Annotated[int, Field(ge=1, le=2**20)]
 
@@ -81,18 +82,19 @@ class Drawn(Model):
 
 
 def _constant_form(value: object) -> str:
+    """Tags that are no keys: where an error stands is told by keys and tags alike."""
     if isinstance(value, (Learned, Drawn)):
-        return "learn" if isinstance(value, Learned) else "draw"
+        return "<learn>" if isinstance(value, Learned) else "<draw>"
     if isinstance(value, dict):
-        return "draw" if "draw" in value else "learn"
-    return "expression" if isinstance(value, str) else "number"
+        return "<draw>" if "draw" in value else "<learn>"
+    return "<expression>" if isinstance(value, str) else "<number>"
 
 
 Constant = Annotated[
-    Annotated[float, Tag("number")]
-    | Annotated[str, Tag("expression")]
-    | Annotated[Learned, Tag("learn")]
-    | Annotated[Drawn, Tag("draw")],
+    Annotated[float, Tag("<number>")]
+    | Annotated[str, Tag("<expression>")]
+    | Annotated[Learned, Tag("<learn>")]
+    | Annotated[Drawn, Tag("<draw>")],
     Discriminator(_constant_form),
 ]
 
@@ -112,7 +114,7 @@ class Stage(Model):
         FunctionName, Annotated[tuple[LayerEntry, ...], Field(strict=False, min_length=1)]
     ]
     """Residual functions, each a list of layers."""
-    constants: dict[Identifier, Constant] = {}
+    constants: dict[Identifier, Constant] = Field({}, max_length=64)
     """Coefficients of the update."""
     update: tuple[str, ...] = Field(strict=False, min_length=1, max_length=64)
     """One layer, a line for each update."""
@@ -155,6 +157,6 @@ class Coupling(Model):
     streams: dict[Identifier, str] = Field(min_length=1, max_length=16)
     functions: tuple[FunctionName, ...] = Field(strict=False, min_length=1)
     """The functions that a stage using this coupling gives."""
-    constants: dict[Identifier, Constant] = {}
+    constants: dict[Identifier, Constant] = Field({}, max_length=64)
     update: tuple[str, ...] = Field(strict=False, min_length=1, max_length=64)
     output: str

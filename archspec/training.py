@@ -22,7 +22,7 @@ class RandomCrop(Kind):
 
     kind: Literal["random_crop"] = "random_crop"
     shorthand: ClassVar[str] = "padding"
-    padding: int = Field(4, ge=1)
+    padding: int = Field(4, ge=1, le=1024)
 
 
 class RandomResizedCrop(Kind):
@@ -120,7 +120,9 @@ class AdamW(Kind):
     """Adam with decoupled weight decay."""
 
     kind: Literal["adamw"] = "adamw"
-    betas: tuple[float, ...] = Field((0.9, 0.999), strict=False, min_length=2, max_length=2)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (0.9, 0.999), strict=False, min_length=2, max_length=2
+    )
     eps: float = Field(1e-8, gt=0)
 
 
@@ -144,7 +146,7 @@ class Train(Model):
     `final_learning_rate` along a cosine."""
 
     epochs: int = Field(ge=1, le=100_000)
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, le=2**20)
     """Samples a step."""
     optimizer: OptimizerEntry = AdamW()
     learning_rate: float = Field(gt=0)

@@ -115,12 +115,11 @@ def read(text: str, name: str, shown: str | None = None) -> Node:
 def _syntax_error(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
     mark = error.problem_mark or error.context_mark
     span = Span(source, mark.line, mark.column, mark.column + 1) if mark else None
-    problem = (error.problem or "unreadable").replace("could not", "YAML could not")
-    context = f" ({error.context})" if error.context else ""
+    problem = ", ".join(filter(None, (error.context, error.problem))) or "unknown mistake"
     hint = "YAML indents with spaces, not tabs" if "\\t" in problem else ""
     if "mapping values are not allowed" in problem:
         hint = "a `:` inside a value needs quotes around the value"
-    return Diagnostic("E101", f"not readable as YAML: {problem}{context}", span, hint)
+    return Diagnostic("E101", f"not readable as YAML: {problem}", span, hint)
 
 
 def _error(span: Span, message: str) -> SpecError:
@@ -135,7 +134,7 @@ class _Composer(yaml.SafeLoader):
         self.source, self.nesting = source, 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         at = Span(self.source, event.start_mark.line, event.start_mark.column, 0)
         if tag := getattr(event, "tag", None):
             written = tag.replace("tag:yaml.org,2002:", "!!")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
-from archspec.tree import Node
+from archspec.tree import Node, Path
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -35,7 +35,10 @@ def validate(model: type[AnyModel], tree: Node) -> AnyModel:
     except ValidationError as error:
         details = error.errors(include_url=False)
     groups: dict[tuple[Span, bool], list[ErrorDetails]] = {}
+    lists = {detail["loc"][:i] for detail in details for i in range(len(detail["loc"]))}
     for detail in details:
+        if detail["type"] == "too_short" and detail["loc"] in lists:
+            continue  # its bad entries are told of, and were not counted
         groups.setdefault((_span(detail, tree), detail["type"] == "missing"), []).append(detail)
     raise SpecError(_diagnose(span, group) for (span, _), group in groups.items())
 
@@ -43,11 +46,7 @@ def validate(model: type[AnyModel], tree: Node) -> AnyModel:
 def _span(detail: ErrorDetails, tree: Node) -> Span:
     path = detail["loc"]
     if detail["type"] == "missing":
-        # The map that lacks the key: shown by its own name where it has one.
-        parent = path[:-1]
-        while parent and str(parent[-1]) not in tree.find(parent[:-1]).keys:
-            parent = parent[:-1]
-        return tree.where(parent)
+        return _owner(path[:-1], tree)
     if detail["type"] in ("unknown_key", "kind_written") or path[-1:] == ("[key]",):
         keys = tree.find(path[:-1] if path[-1] != "[key]" else path[:-2]).keys
         name = str(path[-1] if path[-1] != "[key]" else path[-2])
@@ -58,13 +57,26 @@ def _span(detail: ErrorDetails, tree: Node) -> Span:
     return node.span
 
 
+def _owner(path: Path, tree: Node) -> Span:
+    """Where a map begins that lacks a key: its own name, or the name that stands for it."""
+    node, span = tree, tree.span
+    for step in path:
+        if step in node.map:
+            node, span = node.map[str(step)], node.keys[str(step)]
+        elif isinstance(step, int) and isinstance(node.value, list):
+            node = node.value[step]
+            span = node.span
+    return node.span if isinstance(node.value, str) else span
+
+
 def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
     """One diagnostic for all that Pydantic says of one place."""
     first = group[0]
     kind, context = first["type"], first.get("ctx", {})
     if kind == "missing":
         names = ", ".join(f"`{detail['loc'][-1]}`" for detail in group)
-        return Diagnostic("E104", f"{names} is missing here", span)
+        verb = "is" if len(group) == 1 else "are"
+        return Diagnostic("E104", f"{names} {verb} missing here", span)
     if kind == "unknown_key":
         return Diagnostic("E103", first["msg"], span, context.get("help", ""))
     if kind == "unknown_kind":
@@ -73,11 +85,11 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
         return Diagnostic("E105", first["msg"], span)
     if kind == "literal_error":
         choices = context.get("expected", "").replace(" or ", ", ").replace("'", "")
-        message = f"`{first['input']}` is not one of the choices here"
+        message = f"{_describe(first['input'])} is not one of the choices here"
         return Diagnostic("E107", message, span, nearest(first["input"], choices.split(", ")))
     if kind == "string_pattern_mismatch":
         return Diagnostic(
-            "E108", f"`{first['input']}` cannot be a name here", span, _naming(context)
+            "E108", f"{_describe(first['input'])} cannot be a name here", span, _naming(context)
         )
     expected = list(dict.fromkeys(_EXPECTED[d["type"]] for d in group if d["type"] in _EXPECTED))
     if expected:
@@ -93,6 +105,12 @@ def _naming(context: dict[str, object]) -> str:
 
 
 def _plain_message(detail: ErrorDetails) -> str:
+    if detail["type"] in ("too_short", "too_long"):
+        context = detail["ctx"]
+        limit = context.get("min_length", context.get("max_length"))
+        bound = "least" if detail["type"] == "too_short" else "most"
+        entries = "entry" if limit == 1 else "entries"
+        return f"expected at {bound} {limit} {entries}, found {context['actual_length']}"
     message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if message != detail["msg"]:
         return f"expected a value {message}, found {_describe(detail['input'])}"

@@ -54,6 +54,20 @@ def lift_calls(expression: Expression) -> tuple[Expression, tuple[Call, ...]]:
     return transform(expression, lift), tuple(calls)
 
 
+def unlift(expression: Expression, calls: tuple[Call, ...]) -> Expression:
+    """Put calls back in place of their names."""
+    called = {call.result: call for call in calls}
+
+    def put_back(part: Expression) -> Expression:
+        if not isinstance(part, Name) or part.name not in called:
+            return part
+        call = called[part.name]
+        arguments = tuple(unlift(argument, calls) for argument in call.arguments)
+        return CallExpression(call.function, arguments, part.at)
+
+    return transform(expression, put_back)
+
+
 def canonical(statement: Statement) -> Step:
     """The step that a statement stands for; `Affine` wherever it is linear in its target."""
     if isinstance(statement, Permute):

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from archspec.expressions import (
     Assign,
+    Binary,
     Expression,
     Let,
     Name,
+    Power,
     calls,
     fold,
     names,
@@ -22,13 +24,14 @@ from archspec.expressions import (
 )
 from archspec.spec import Drawn
 from archspec.tree import Path
-from compiler.canonical import NotAffineError, lift_calls, reads, split
+from compiler.canonical import NotAffineError, lift_calls, reads, split, unlift
 from compiler.constants import (
     Interval,
     drawn_combinations,
     evaluation_values,
     fixed_values,
     interval,
+    leaves,
     ranges,
 )
 from compiler.places import Mistakes
@@ -79,7 +82,7 @@ def check_invertible(
             if isinstance(step, General):
                 _explain_general(statement, place, mistakes)
             elif not _reads_target_indirectly(step, versions):
-                _check_scale(step, program.constants, depth, place, mistakes)
+                _check_scale(step, steps, program.constants, depth, place, mistakes)
             versions.streams[step.target] += 1
 
 
@@ -138,11 +141,12 @@ def _explain_general(statement: Assign, place: Path, mistakes: Mistakes) -> None
             help = _other_stream(target)
             mistakes.text("E301", message, place, call.at, help, _REVERSIBLE)
             return
+    value, lifted = lift_calls(statement.value)
     part: Expression = statement.value
     try:
-        split(lift_calls(statement.value)[0], target)
+        split(value, target)
     except NotAffineError as error:
-        part = error.part
+        part = unlift(error.part, lifted)
     message = f"`{show(part)}` is not linear in `{target}`, the stream that this update rewrites"
     help = (
         f"write the update as `{target} = scale*{target} + rest`, with neither reading `{target}`"
@@ -154,31 +158,44 @@ def _explain_general(statement: Assign, place: Path, mistakes: Mistakes) -> None
 
 
 def _check_scale(
-    step: Affine, constants: Mapping[str, Constant], depth: int, place: Path, mistakes: Mistakes
+    step: Affine,
+    steps: Sequence[Step],
+    constants: Mapping[str, Constant],
+    depth: int,
+    place: Path,
+    mistakes: Mistakes,
 ) -> None:
-    for layer in range(depth):
+    temporaries = {s.name: s.value for s in steps if isinstance(s, Temporary)}
+    read = leaves(step.scale, {**constants, **temporaries})
+    for layer in range(depth if "layer" in read else 1):
         fixed = fixed_values(constants, layer, depth)
         for drawn in drawn_combinations(constants):
-            bounds = scale_range(step, constants, fixed, drawn)
-            if (
-                bounds.smallest >= SMALLEST_SCALE
-                and bounds.low > -_INFINITE
-                and bounds.high < _INFINITE
-            ):
-                continue
-            text = show(step.scale)
-            at_layer = f" at layer {layer}" if "layer" in _leaves(step.scale, constants) else ""
-            if step.scale == fold(step.scale, {}) and bounds.low == bounds.high == 0:
-                message = f"this update forgets `{step.target}`: its factor is 0{at_layer}"
-            else:
-                message = (
-                    f"the factor `{text}` of `{step.target}` must stay away from zero and "
-                    f"infinity, and it may be anything from {bounds.low:g} to {bounds.high:g}{at_layer}"
-                )
-            mistakes.value("E303", message, place, _SCALE_HELP, _REVERSIBLE)
-            return
-        if "layer" not in _leaves(step.scale, constants):
-            return
+            bounds = scale_range(step, steps, constants, fixed, drawn)
+            if not _is_safe(bounds):
+                where = f" at layer {layer}" if "layer" in read else ""
+                message = _unsafe(step, bounds) + where + _when(drawn, read)
+                mistakes.value("E303", message, place, _SCALE_HELP, _REVERSIBLE)
+                return
+
+
+def _is_safe(bounds: Interval) -> bool:
+    """Whether a factor stays away from zero and from infinity."""
+    finite = bounds.low > -_INFINITE and bounds.high < _INFINITE
+    return finite and bounds.smallest >= SMALLEST_SCALE
+
+
+def _unsafe(step: Affine, bounds: Interval) -> str:
+    if bounds.low == bounds.high == 0:
+        return f"this update forgets `{step.target}`: its factor is 0"
+    return (
+        f"the factor `{show(unlift(step.scale, step.calls))}` of `{step.target}` must stay away "
+        f"from zero and infinity, and it may be anything from {bounds.low:g} to {bounds.high:g}"
+    )
+
+
+def _when(drawn: Mapping[str, float], read: frozenset[str]) -> str:
+    values = [f"`{name}` is {value:g}" for name, value in drawn.items() if name in read]
+    return f" when {' and '.join(values)}" if values else ""
 
 
 _INFINITE = 1e30
@@ -188,27 +205,19 @@ _SCALE_HELP = (
 )
 
 
-def _leaves(expression: Expression, constants: Mapping[str, Constant]) -> frozenset[str]:
-    """The names that an expression comes down to, constants looked into."""
-    found: set[str] = set()
-    frontier = set(names(expression))
-    while frontier:
-        name = frontier.pop()
-        found.add(name)
-        constant = constants.get(name)
-        if isinstance(constant, Expression):
-            frontier |= names(constant) - found
-    return frozenset(found)
-
-
 def scale_range(
     step: Affine,
+    steps: Sequence[Step],
     constants: Mapping[str, Constant],
     fixed: Mapping[str, Expression],
     drawn: Mapping[str, float],
 ) -> Interval:
     """Where the factor of a step's target may lie, for one layer and one set of draws."""
-    return interval(fold(step.scale, fixed), ranges(constants, drawn))
+    known = ranges(constants, drawn)
+    for other in steps:
+        if isinstance(other, Temporary):
+            known[other.name] = interval(fold(other.value, fixed), known)
+    return interval(fold(step.scale, fixed), known)
 
 
 def invertible_in_evaluation(
@@ -219,9 +228,60 @@ def invertible_in_evaluation(
         return True
     drawn = evaluation_values(constants)
     return all(
-        scale_range(step, constants, fixed_values(constants, layer, depth), drawn).smallest
-        >= SMALLEST_SCALE
+        _is_safe(scale_range(step, steps, constants, fixed_values(constants, layer, depth), drawn))
         for layer in range(depth)
         for step in steps
         if isinstance(step, Affine)
     )
+
+
+# Arithmetic, for every backward strategy ---------------------------------------------------------
+
+
+def check_arithmetic(
+    program: Program, steps: Sequence[Step], depth: int, path: Path, mistakes: Mistakes
+) -> None:
+    """Note each division by zero, and each constant that is too large."""
+    texts: list[tuple[Path, tuple[Expression, ...]]] = [
+        (("streams", name), (start,)) for name, start in program.starts.items()
+    ]
+    texts += [(("update", index), _expressions(step)) for index, step in enumerate(steps)]
+    texts.append((("output",), (program.output,)))
+    for place, expressions in texts:
+        if problem := _problem(expressions, program.constants, depth):
+            mistakes.value("E206", problem, (*path, *place))
+
+
+def _expressions(step: Step) -> tuple[Expression, ...]:
+    if isinstance(step, Permutation):
+        return ()
+    own = (step.scale, step.rest) if isinstance(step, Affine) else (step.value,)
+    return (*own, *(argument for call in step.calls for argument in call.arguments))
+
+
+def _problem(
+    expressions: tuple[Expression, ...], constants: Mapping[str, Constant], depth: int
+) -> str | None:
+    """What goes wrong in some layer, or with some draw."""
+    read = frozenset(name for e in expressions for name in leaves(e, constants))
+    for layer in range(depth if "layer" in read else 1):
+        fixed = fixed_values(constants, layer, depth)
+        where = f" at layer {layer}" if "layer" in read else ""
+        try:
+            folded = [fold(expression, fixed) for expression in expressions]
+        except ZeroDivisionError:
+            return f"this divides by zero{where}"
+        except OverflowError:
+            return f"a constant here is too large{where}"
+        divisors = [d for e in folded for part in subexpressions(e) for d in _divisor(part)]
+        for drawn in (*drawn_combinations(constants), evaluation_values(constants)):
+            known = ranges(constants, drawn)
+            if any(interval(divisor, known) == Interval(0.0, 0.0) for divisor in divisors):
+                return f"this divides by zero{where}{_when(drawn, read)}"
+    return None
+
+
+def _divisor(part: Expression) -> tuple[Expression, ...]:
+    if isinstance(part, Binary) and part.operator == "/":
+        return (part.right,)
+    return (part.base,) if isinstance(part, Power) and part.exponent < 0 else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,11 +18,14 @@ from archspec.expressions import (
     Power,
     fold,
     names,
+    subexpressions,
 )
 from archspec.spec import Drawn, Learned
 from compiler.plan import Constant
 
 MAX_COMBINATIONS = 256
+MAX_PARTS = 100
+"""Of a constant that learned or drawn ones are put into."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def fixed_values(
     constants: Mapping[str, Constant], layer: int, depth: int
 ) -> dict[str, Expression]:
     """The constants that are numbers at this layer, by name; expressions of learned or drawn
-    constants stay expressions. Raises ZeroDivisionError."""
+    constants stay expressions. Raises ArithmeticError."""
     values: dict[str, Expression] = {
         "layer": Number(Fraction(layer)),
         "depth": Number(Fraction(depth)),
@@ -56,7 +59,29 @@ def fixed_values(
         assert ready, "resolve refuses constants that are defined by themselves"
         for name in ready:
             values[name] = fold(pending.pop(name), values)
+            if sum(1 for _ in subexpressions(values[name])) > MAX_PARTS:
+                raise OverflowError("a constant here is too long")
     return values
+
+
+def leaves(
+    expression: Expression, constants: Mapping[str, Expression | Constant]
+) -> frozenset[str]:
+    """The names that an expression comes down to, constants looked into."""
+    found: set[str] = set()
+    frontier = set(names(expression))
+    while frontier:
+        name = frontier.pop()
+        found.add(name)
+        constant = constants.get(name)
+        if isinstance(constant, Expression):
+            frontier |= names(constant) - found
+    return frozenset(found)
+
+
+def count_combinations(constants: Mapping[str, Constant]) -> int:
+    """How many combinations of values drawn constants have in training."""
+    return math.prod(len(c.draw) for c in constants.values() if isinstance(c, Drawn))
 
 
 def drawn_combinations(constants: Mapping[str, Constant]) -> Iterator[dict[str, float]]:
@@ -97,9 +122,9 @@ def interval(expression: Expression, known: Mapping[str, Interval]) -> Interval:
     assert isinstance(expression, Binary)
     left, right = interval(expression.left, known), interval(expression.right, known)
     if expression.operator == "+":
-        return Interval(left.low + right.low, left.high + right.high)
+        return _hull((left.low + right.low, left.high + right.high))
     if expression.operator == "-":
-        return Interval(left.low - right.high, left.high - right.low)
+        return _hull((left.low - right.high, left.high - right.low))
     if expression.operator == "/":
         if right.smallest == 0:
             return REALS
@@ -107,9 +132,10 @@ def interval(expression: Expression, known: Mapping[str, Interval]) -> Interval:
     return _hull(_product(a, b) for a in (left.low, left.high) for b in (right.low, right.high))
 
 
-def _hull(values: Iterator[float]) -> Interval:
+def _hull(values: Iterable[float]) -> Interval:
     found = list(values)
-    return Interval(min(found), max(found))
+    # The difference of two infinities may be anything.
+    return REALS if any(map(math.isnan, found)) else Interval(min(found), max(found))
 
 
 def _product(left: float, right: float) -> float:
@@ -134,7 +160,7 @@ def _call(call: Call, known: Mapping[str, Interval]) -> Interval:
     inner = interval(call.arguments[0], known)
     if call.function == "exp":
         # Past these bounds float32 overflows or underflows.
-        low, high = max(inner.low, -87.0), min(inner.high, 88.0)
+        low, high = (min(max(end, -87.0), 88.0) for end in (inner.low, inner.high))
         return Interval(
             0.0 if inner.low < -87 else math.exp(low),
             math.inf if inner.high > 88 else math.exp(high),
@@ -147,4 +173,4 @@ def _call(call: Call, known: Mapping[str, Interval]) -> Interval:
 
 
 def _sigmoid(x: float) -> float:
-    return 0.0 if x < -87 else 1.0 if x > 30 else 1 / (1 + math.exp(-x))
+    return 0.0 if x < -700 else 1 / (1 + math.exp(-x))

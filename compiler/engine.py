@@ -16,6 +16,7 @@ residual function, and one for the *arithmetic* around them. A group is captured
 from __future__ import annotations
 
 import ctypes
+import atexit
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -594,6 +595,13 @@ _OTHER_REPLAY = (
 )
 
 
+_PAST = (
+    "a reversible stage was asked for an activation a second time, after its final streams were "
+    "freed: give backward(retain_graph=True), or, in an autograd.Function inside a residual "
+    "function, read ctx.saved_tensors once"
+)
+
+
 def _values(values: Values | None) -> Values:
     assert values is not None
     return values
@@ -632,8 +640,9 @@ def _replay(function: nn.Module, group: Group, kept: set[int]) -> Iterator[nn.Mo
     )
     with ExitStack() as stack:
         stack.enter_context(_needing_grad(module.parameters, module.needs_grad))
-        stack.callback(_set_training, function, training)
-        _set_training(function, module.training)
+        if training != module.training:
+            stack.callback(_set_training, function, training)
+            _set_training(function, module.training)
         if group.random is not None:
             stack.callback(RandomState(group.random.device).restore)
             group.random.restore()
@@ -700,6 +709,8 @@ class ReversibleTape(Tape):
         self.waiting: set[tuple[int, int]] = set()
         """The groups (step, call) that this pass has not captured yet."""
         self.exit: weakref.ref[Any] | None = None
+        self.final: list[Kept] = []
+        """The final streams, where the graph of a gradient may outlive the stage's exit."""
         self.names: tuple[str, ...] = ()
 
     def restart(self, final: Sequence[Tensor]) -> None:
@@ -715,10 +726,7 @@ class ReversibleTape(Tape):
         the way: the group of a temporary is captured where the temporary is used."""
         group = handle.group
         if self.values is None or group.step >= self.position:
-            node = self.exit() if self.exit else None
-            if node is None:
-                raise RuntimeError("the final streams of this reversible stage are gone")
-            self.restart(node.saved_tensors)  # raises where the graph has been freed
+            self.restart(self.final_streams())
         while self.position > group.step + 1:
             self.undo()
         if handle.tensor is None and group.call >= 0:
@@ -736,6 +744,19 @@ class ReversibleTape(Tape):
         with super().capture(group) as kept:
             yield kept
         self.waiting.discard((group.step, group.call))
+
+    def final_streams(self) -> tuple[Tensor, ...]:
+        """The streams that left the stage, while the graph keeps them."""
+        if self.final:
+            return tuple(unpack(kept) for kept in self.final)
+        node = self.exit() if self.exit else None
+        try:
+            streams: tuple[Tensor, ...] = node.saved_tensors if node else ()
+        except RuntimeError as error:
+            raise RuntimeError(_PAST) from error
+        if not streams:
+            raise RuntimeError(_PAST)
+        return streams
 
     def undo(self, again: bool = False) -> None:
         """Take back the last step that is not undone, its groups captured on the way; `again`
@@ -839,7 +860,16 @@ class _Exit(torch.autograd.Function):
         streams, tape = ctx.saved_tensors, ctx.tape()
         if tape is not None:
             tape.restart(streams)
+            if torch.is_grad_enabled():  # a gradient of the gradient need not come this way
+                tape.final = [Kept(stream.detach()) for stream in streams]
         return (None, *cotangents)
+
+
+@atexit.register
+def _drain() -> None:
+    """Run an empty backward pass, which drops what a failed one left in autograd's queue: handles
+    that outlive the interpreter would crash it (seen on PyTorch 2.15)."""
+    torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
 
 # Strategies --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import TypeVar
 
 from archspec.diagnostics import nearest
@@ -17,7 +18,6 @@ from archspec.expressions import (
     ExpressionError,
     Let,
     Name,
-    Number,
     Permute,
     Statement,
     calls,
@@ -28,7 +28,7 @@ from archspec.expressions import (
 )
 from archspec.spec import Drawn, Learned, Stage
 from archspec.tree import Path
-from compiler.constants import MAX_COMBINATIONS, drawn_combinations, fixed_values
+from compiler.constants import MAX_COMBINATIONS, count_combinations, fixed_values, leaves
 from compiler.places import Mistakes
 from compiler.plan import Constant
 
@@ -56,20 +56,26 @@ def parse_program(stage: Stage, path: Path, mistakes: Mistakes) -> Program | Non
         name: _parsed(parse_expression, text, (*path, "streams", name), mistakes)
         for name, text in stage.streams.items()
     }
-    constants = _constants(stage, path, mistakes)
+    constants = {
+        name: written
+        if isinstance(written, (Learned, Drawn))
+        else _parsed(parse_expression, str(written), (*path, "constants", name), mistakes)
+        for name, written in stage.constants.items()
+    }
     update = [
         _parsed(parse_statement, text, (*path, "update", i), mistakes)
         for i, text in enumerate(stage.update)
     ]
     output = _parsed(parse_expression, stage.output, (*path, "output"), mistakes)
-    if len(mistakes.found) > before:
+    if output is None or len(mistakes.found) > before:
         return None
     program = Program(
         {name: start for name, start in starts.items() if start},
-        constants,
+        {name: constant for name, constant in constants.items() if constant},
         tuple(statement for statement in update if statement),
-        output or Number(0),  # type: ignore[arg-type]
+        output,
     )
+    _check_constants(program.constants, stage.depth, (*path, "constants"), mistakes)
     _Names(stage, path, mistakes, program).check()
     return program if len(mistakes.found) == before else None
 
@@ -90,7 +96,7 @@ def _parsed(
 def _check_distinct(stage: Stage, path: Path, mistakes: Mistakes) -> None:
     for part, declared in (("streams", stage.streams), ("constants", stage.constants)):
         for name in declared:
-            if name in RESERVED:
+            if name in RESERVED or iskeyword(name):
                 message = f"`{name}` has a meaning of its own in the update language"
                 mistakes.key("E204", message, (*path, part, name), "choose another name")
     for name in stage.constants:
@@ -102,40 +108,38 @@ def _check_distinct(stage: Stage, path: Path, mistakes: Mistakes) -> None:
 # Constants ----------------------------------------------------------------------------------------
 
 
-def _constants(stage: Stage, path: Path, mistakes: Mistakes) -> dict[str, Constant]:
-    """The constants as trees; each is checked at every layer."""
+def _check_constants(
+    constants: Mapping[str, Constant], depth: int, path: Path, mistakes: Mistakes
+) -> None:
+    """Check every constant at every layer."""
     before = len(mistakes.found)
-    constants: dict[str, Constant] = {}
-    for name, written in stage.constants.items():
-        place = (*path, "constants", name)
-        if isinstance(written, Learned):
-            _check_learned(written, place, mistakes)
-        if isinstance(written, (Learned, Drawn)):
-            constants[name] = written
-        elif parsed := _parsed(parse_expression, str(written), place, mistakes):
-            constants[name] = parsed
     for name, constant in constants.items():
-        if not isinstance(constant, (Learned, Drawn)):
-            _check_constant(name, constant, constants, (*path, "constants", name), mistakes)
+        if isinstance(constant, Learned):
+            _check_learned(constant, (*path, name), mistakes)
+        elif isinstance(constant, Expression):
+            _check_constant(name, constant, constants, (*path, name), mistakes)
     if len(mistakes.found) > before:
-        return constants
-    try:
-        for layer in range(stage.depth):
-            fixed_values(constants, layer, stage.depth)
-    except ArithmeticError as error:
-        what = "divides by zero" if isinstance(error, ZeroDivisionError) else "grows too large"
-        mistakes.key("E206", f"a constant {what} at layer {layer}", (*path, "constants"))
-    if len(list(drawn_combinations(constants))) > MAX_COMBINATIONS:
+        return
+    if count_combinations(constants) > MAX_COMBINATIONS:
         message = f"the draws here have more than {MAX_COMBINATIONS} combinations"
-        mistakes.key("E206", message, (*path, "constants"))
-    return constants
+        mistakes.key("E206", message, path)
+    by_layer = any("layer" in names(c) for c in constants.values() if isinstance(c, Expression))
+    for layer in range(depth if by_layer else 1):
+        try:
+            fixed_values(constants, layer, depth)
+        except ArithmeticError as error:
+            what = "divides by zero" if isinstance(error, ZeroDivisionError) else "grows too large"
+            mistakes.key("E206", f"a constant {what} at layer {layer}", path)
+            return
 
 
 def _check_learned(learned: Learned, path: Path, mistakes: Mistakes) -> None:
     if learned.within is None:
         return
     low, high = learned.within
-    if not low < learned.learn < high:
+    # The parameter is the logit of this place, which float32 must tell from the ends.
+    place = (learned.learn - low) / (high - low) if low < high else 0.0
+    if not 1e-6 <= place <= 1 - 1e-6:
         message = f"{learned.learn} does not lie inside the range from {low} to {high}"
         mistakes.value("E206", message, (*path, "learn"))
 
@@ -149,22 +153,8 @@ def _check_constant(
         elif isinstance(part, Name) and part.name not in (*known, "layer", "depth"):
             help = nearest(part.name, [*known, "layer", "depth"])
             mistakes.text("E202", f"unknown name `{part.name}`", path, part.at, help)
-    if name in _reached(name, known):
+    if name in leaves(constant, known):
         mistakes.value("E206", f"`{name}` is defined by itself", path)
-
-
-def _reached(name: str, known: Mapping[str, Constant]) -> set[str]:
-    """The constants that the definition of `name` leads to."""
-    reached: set[str] = set()
-    frontier = {name}
-    while frontier:
-        constant = known.get(frontier.pop())
-        if constant is None or isinstance(constant, (Learned, Drawn)):
-            continue
-        new = {n for n in names(constant) if n in known} - reached
-        reached |= new
-        frontier |= new
-    return reached
 
 
 # Names --------------------------------------------------------------------------------------------
@@ -177,6 +167,7 @@ class _Names:
         self.stage, self.path, self.mistakes, self.program = stage, path, mistakes, program
         self.used: set[str] = set()
         self.called: set[str] = set()
+        self.varying = {name for name in program.constants if _varies(name, program.constants)}
 
     def check(self) -> None:
         for name, start in self.program.starts.items():
@@ -253,10 +244,7 @@ class _Names:
         declared = tuple(functions) if isinstance(functions, dict) else ()
         for part in subexpressions(expression):
             if isinstance(part, Name):
-                self.used.add(part.name)
-                if part.name not in known:
-                    help = nearest(part.name, known)
-                    self.mistakes.text("E202", f"unknown name `{part.name}`", place, part.at, help)
+                self.name(part, place, known, structural)
             elif isinstance(part, Call) and part.function in STRUCTURAL:
                 if not structural:
                     message = (
@@ -265,10 +253,23 @@ class _Names:
                     self.mistakes.text("E205", message, place, part.at)
             elif isinstance(part, Call) and part.function not in ELEMENTWISE:
                 self.called.add(part.function)
-                if part.function not in declared:
+                if part.function in self.stage.functions and not declared:
+                    message = "functions are called in `update` and where streams start"
+                    self.mistakes.text("E205", message, place, part.at)
+                elif part.function not in declared:
                     help = nearest(part.function, (*declared, *ELEMENTWISE))
                     message = f"unknown function `{part.function}`"
                     self.mistakes.text("E202", message, place, part.at, help)
+
+    def name(self, part: Name, place: Path, known: tuple[str, ...], structural: bool) -> None:
+        self.used.add(part.name)
+        if part.name not in known:
+            help = nearest(part.name, known)
+            self.mistakes.text("E202", f"unknown name `{part.name}`", place, part.at, help)
+        elif structural and part.name in self.varying:
+            message = f"`{part.name}` has a value of its own in every layer, and none here"
+            help = "where streams start and leave, constants are plain numbers"
+            self.mistakes.text("E205", message, place, part.at, help)
 
     def unused(self, temporaries: Mapping[str, int]) -> None:
         defined = {n for c in self.program.constants.values() for n in _names_of(c)}
@@ -276,6 +277,11 @@ class _Names:
             if name not in self.used | defined:
                 message = f"the constant `{name}` is not used"
                 self.mistakes.key("E203", message, (*self.path, "constants", name))
+        written = {name for s in self.program.update for name in _written(s)}
+        for name in self.stage.streams:
+            if name not in self.used | written:
+                message = f"the stream `{name}` is not used"
+                self.mistakes.key("E203", message, (*self.path, "streams", name))
         for name in self.stage.functions:
             if name not in self.called:
                 message = f"the function `{name}` is never called"
@@ -289,3 +295,17 @@ class _Names:
 
 def _names_of(constant: Constant) -> frozenset[str]:
     return frozenset() if isinstance(constant, (Learned, Drawn)) else names(constant)
+
+
+def _written(statement: Statement) -> tuple[str, ...]:
+    if isinstance(statement, Permute):
+        return statement.targets
+    return (statement.target,) if isinstance(statement, Assign) else ()
+
+
+def _varies(name: str, constants: Mapping[str, Constant]) -> bool:
+    """Whether a constant is learned, drawn, made of such constants, or another in every layer."""
+    found = leaves(Name(name), constants)
+    return "layer" in found or any(
+        isinstance(constants.get(leaf), (Learned, Drawn)) for leaf in found
+    )

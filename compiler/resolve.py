@@ -6,32 +6,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from archspec.diagnostics import Diagnostic, SpecError
-from archspec.expressions import Call, Expression
+from archspec.expressions import Assign, Call, Expression, Let, Name, Permute, names
 from archspec.layers import Layer
 from archspec.loading import Loaded
-from archspec.shapes import Features, Shape, Sizes
-from archspec.spec import Learned, Stage
+from archspec.shapes import Features, Shape, ShapeError, Sizes
+from archspec.spec import Drawn, Learned, Stage
 from archspec.tree import Path
 from compiler.canonical import canonical
-from compiler.check import check_invertible, invertible_in_evaluation
+from compiler.check import check_arithmetic, check_invertible, invertible_in_evaluation
+from compiler.constants import leaves
 from compiler.places import Mistakes
 from compiler.plan import (
-    Affine,
     FunctionPlan,
-    General,
     LayerPlan,
     NetworkPlan,
-    Permutation,
     StagePlan,
     Step,
     StreamPlan,
-    Temporary,
 )
-from compiler.plan import Call as LiftedCall
 from compiler.program import Program, parse_program
 from compiler.shapes import (
     BadLayer,
+    Coefficient,
     ExpressionShapeError,
+    Scalar,
     ShapeOrScalar,
     infer_expression,
     infer_layers,
@@ -108,9 +106,13 @@ def _check_program(stage: Stage, path: Path, mistakes: Mistakes) -> _Checked | N
         try:
             steps.append(canonical(statement))
         except ArithmeticError:
-            message = "this update divides by zero, or by a number too large or small"
-            mistakes.value("E201", message, (*path, "update", index))
+            message = "this divides by zero, or by a number too large or small"
+            mistakes.value("E206", message, (*path, "update", index))
     if len(steps) < len(program.update):
+        return None
+    before = len(mistakes.found)
+    check_arithmetic(program, steps, stage.depth, path, mistakes)
+    if len(mistakes.found) > before:
         return None
     obstacles = Mistakes(mistakes.tree)
     check_invertible(program, steps, stage.depth, path, obstacles)
@@ -138,13 +140,12 @@ class _StageResolver:
         if entry is None:
             return None
         streams = self.streams(entry)
+        if len(self.mistakes.found) > before:
+            return None
         started = dict(self.functions)
         scope = {s.name: s.shape for s in streams}
         self.steps(scope)
-        output = self.shape_of(program.output, (*self.path, "output"), self.scope(scope))
-        if output is None and len(self.mistakes.found) == before:
-            message = "the output is a number, and a stage gives a stream or several"
-            self.mistakes.value("E402", message, (*self.path, "output"))
+        output = self.output(scope)
         if output is None or len(self.mistakes.found) > before:
             return None
         functions = [plan for plan in self.functions.values() if plan]
@@ -170,79 +171,83 @@ class _StageResolver:
         scope = self.scope({"input": entry, "zeros": entry})
         plans = []
         for name, start in self.checked.program.starts.items():
-            place, before = (*self.path, "streams", name), len(self.mistakes.found)
-            shape = self.shape_of(start, place, scope)
-            if shape is not None:
+            place = (*self.path, "streams", name)
+            message = f"`{name}` starts as a number, and a stream has the shape of its input"
+            if shape := self.stream_shape(start, place, scope, message):
                 plans.append(StreamPlan(name, start, shape))
-            elif len(self.mistakes.found) == before:
-                message = f"`{name}` starts as a number, and a stream has the shape of its input"
-                self.mistakes.value("E402", message, place, "start it from `input` or `zeros`")
-        self.check_channels(plans)
         return tuple(plans)
 
-    def check_channels(self, plans: Sequence[StreamPlan]) -> None:
-        """A coefficient per channel goes with streams of one shape."""
-        if len({plan.shape for plan in plans}) < 2:
-            return
-        for name, constant in self.checked.program.constants.items():
-            if isinstance(constant, Learned) and constant.per == "channel":
-                message = f"`{name}` is learned per channel, and the streams have different shapes"
-                self.mistakes.value("E402", message, (*self.path, "constants", name), "per: layer")
+    def output(self, streams: Mapping[str, Shape]) -> Shape | None:
+        place = (*self.path, "output")
+        message = "the output is a number, and a stage gives a stream or several"
+        return self.stream_shape(self.checked.program.output, place, self.scope(streams), message)
+
+    def stream_shape(
+        self, text: Expression, place: Path, scope: Mapping[str, ShapeOrScalar], message: str
+    ) -> Shape | None:
+        """The shape of what must be a stream; None after noting a mistake."""
+        try:
+            shape = self.shape_of(text, place, scope)
+        except _Noted:
+            return None
+        if shape is None or isinstance(shape, Coefficient):
+            self.mistakes.value("E402", message, place)
+            return None
+        return shape
 
     def scope(self, shapes: Mapping[str, Shape]) -> dict[str, ShapeOrScalar]:
-        scalars = dict.fromkeys((*self.checked.program.constants, "layer", "depth"))
-        return {**scalars, **shapes}
+        numbers: dict[str, ShapeOrScalar] = {"layer": Scalar, "depth": Scalar}
+        constants = self.checked.program.constants
+        first = next(iter(shapes.values()))
+        for name in constants:
+            leaf = [constants.get(n) for n in leaves(Name(name), constants)]
+            per_channel = any(isinstance(c, Learned) and c.per == "channel" for c in leaf)
+            varies = per_channel or any(isinstance(c, Drawn) for c in leaf)
+            numbers[name] = Coefficient(first, per_channel) if varies else Scalar
+        return {**numbers, **shapes}
 
     def shape_of(
         self, expression: Expression, place: Path, scope: Mapping[str, ShapeOrScalar]
     ) -> ShapeOrScalar:
-        """An expression's shape; None for a number, or after noting a mistake."""
+        """An expression's shape; None for a plain number. Raises `_Noted`."""
         try:
             return infer_expression(expression, scope, self.call)
         except ExpressionShapeError as error:
             self.mistakes.text("E402", error.message, place, error.at, error.help)
-        except _Noted:
-            pass
-        return None
+            raise _Noted from None
 
     def steps(self, streams: dict[str, Shape]) -> None:
         scope = self.scope(streams)
-        for index, step in enumerate(self.checked.steps):
+        unknown: set[str] = set()  # temporaries whose shape a mistake hides
+        for index, statement in enumerate(self.checked.program.update):
             place = (*self.path, "update", index)
-            if isinstance(step, Permutation):
-                self.permutation(step, streams, place)
+            if isinstance(statement, Permute):
+                self.permutation(statement, streams, place)
                 continue
-            before = len(self.mistakes.found)
-            shape = self.step_shape(step, place, scope)
-            if len(self.mistakes.found) > before:
+            try:
+                if names(statement.value) & unknown:
+                    raise _Noted
+                shape = self.shape_of(statement.value, place, scope)
+            except _Noted:
+                unknown |= {statement.name} if isinstance(statement, Let) else set()
                 continue
-            if isinstance(step, Temporary):
-                scope[step.name] = shape
-                if shape is None:
-                    help = "write it under `constants`"
-                    self.mistakes.value("E402", f"`{step.name}` is a number", place, help)
-            elif shape not in (None, streams[step.target]):
-                message = f"`{step.target}` is {streams[step.target]}, and it would become {shape}"
-                self.mistakes.value("E402", message, place)
+            if isinstance(statement, Assign):
+                self.assignment(statement.target, streams[statement.target], shape, place)
+            elif shape is None or isinstance(shape, Coefficient):
+                message, help = f"`{statement.name}` is a number", "write it under `constants`"
+                self.mistakes.value("E402", message, place, help)
+                unknown.add(statement.name)
+            else:
+                scope[statement.name] = shape
 
-    def step_shape(
-        self,
-        step: Affine | General | Temporary,
-        place: Path,
-        scope: Mapping[str, ShapeOrScalar],
-    ) -> ShapeOrScalar:
-        local = dict(scope)
-        for call in step.calls:
-            local[call.result] = self.shape_of(_as_expression(call), place, local)
-            if local[call.result] is None:
-                return None
-        if not isinstance(step, Affine):
-            return self.shape_of(step.value, place, local)
-        scale = self.shape_of(step.scale, place, local)
-        rest = self.shape_of(step.rest, place, local)
-        return rest or scale
+    def assignment(self, target: str, old: Shape, new: ShapeOrScalar, place: Path) -> None:
+        fits = new.goes_with(old) if isinstance(new, Coefficient) else new in (None, old)
+        if not fits:
+            shape = new.like if isinstance(new, Coefficient) else new
+            message = f"`{target}` is {old}, and it would become {shape}"
+            self.mistakes.value("E402", message, place)
 
-    def permutation(self, step: Permutation, streams: Mapping[str, Shape], place: Path) -> None:
+    def permutation(self, step: Permute, streams: Mapping[str, Shape], place: Path) -> None:
         for target, source in zip(step.targets, step.sources, strict=True):
             if streams[target] != streams[source]:
                 message = (
@@ -270,31 +275,34 @@ class _StageResolver:
     def function(self, name: str, arguments: tuple[Shape, ...]) -> FunctionPlan | None:
         layers = self.stage.functions[name]
         path = (*self.path, "functions", name)
-        for layer_index in self.distinct_layers(layers):
+        plans: tuple[LayerPlan, ...] = ()
+        for known in self.distinct_sizes(name, layers):
 
-            def sizes(before: Shape, at: int = layer_index) -> Sizes:
-                return Sizes.of(
-                    channels=before.channels,
-                    classes=self.classes,
-                    layer=at,
-                    depth=self.stage.depth,
-                )
+            def sizes(before: Shape, known: Mapping[str, int] = known) -> Sizes:
+                return Sizes.of(channels=before.channels, classes=self.classes, **known)
 
             found = infer_layers(layers, arguments, sizes)
             if isinstance(found, BadLayer):
                 _bad_layer(layers, found, path, self.mistakes)
                 return None
-        return FunctionPlan(name, arguments, *found)
+            for index, (first, now) in enumerate(zip(plans, found[0], strict=False)):
+                if first.after != now.after:
+                    message = f"{first.after} at layer 0 and {now.after} at layer {known['layer']}"
+                    error = ShapeError(message, "every layer has the same shapes")
+                    _bad_layer(layers, BadLayer(index, error), path, self.mistakes)
+                    return None
+            plans = found[0]
+        return FunctionPlan(name, arguments, plans, plans[-1].after)
 
-    def distinct_layers(self, layers: Sequence[Layer]) -> Iterator[int]:
-        """The layer numbers at which a list of layers has to be checked."""
-        written = [str(value) for layer in layers for _, value in layer]
-        yield from range(self.stage.depth if any("layer" in w for w in written) else 1)
+    def distinct_sizes(self, name: str, layers: Sequence[Layer]) -> Iterator[Mapping[str, int]]:
+        """What sizes may be written with in each layer of the stage that has to be checked."""
+        if name in self.checked.program.start_functions:
+            yield {}
+            return
+        written = [str(value) for layer in layers for field, value in layer if field != "kind"]
+        for index in range(self.stage.depth if any("layer" in w for w in written) else 1):
+            yield {"layer": index, "depth": self.stage.depth}
 
 
 class _Noted(Exception):
     """A mistake that has been noted already."""
-
-
-def _as_expression(call: LiftedCall) -> Call:
-    return Call(call.function, call.arguments)

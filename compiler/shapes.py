@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from archspec.expressions import (
+    ELEMENTWISE,
     Binary,
     Call,
     Expression,
     Name,
-    Negative,
     Number,
-    Power,
     Range,
+    children,
     show,
 )
 from archspec.layers import Add, Concat, Layer
@@ -21,8 +21,24 @@ from archspec.shapes import Shape, ShapeError, Sizes, with_channels
 from compiler.plan import LayerPlan
 
 Scalar = None
-"""The shape of a coefficient: it goes with every stream."""
-ShapeOrScalar = Shape | None
+"""The shape of a number: it goes with every stream."""
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """The shape of a coefficient learned per channel or drawn per sample: it goes with streams
+    that are `like` the first of the stage."""
+
+    like: Shape
+    per_channel: bool
+
+    def goes_with(self, shape: Shape) -> bool:
+        """Whether a product with `shape` has the shape of `shape`."""
+        same_channels = not self.per_channel or shape.channels == self.like.channels
+        return type(shape) is type(self.like) and same_channels
+
+
+ShapeOrScalar = Shape | Coefficient | None
 
 
 class ExpressionShapeError(ValueError):
@@ -81,42 +97,62 @@ def infer_expression(
             return Scalar
         if isinstance(part, Name):
             return scope[part.name]
-        if isinstance(part, Negative):
-            return infer(part.operand)
-        if isinstance(part, Power):
-            return infer(part.base)
         if isinstance(part, Binary):
             return _agree(part, infer(part.left), infer(part.right))
-        if part.function == "chunk":
+        if isinstance(part, Call) and part.function == "chunk":
             return _chunk(part, infer(part.arguments[0]))
-        shapes = [infer(argument) for argument in part.arguments]
-        if part.function in ("exp", "tanh", "sigmoid", "sin", "cos"):
-            if len(shapes) != 1:
-                raise ExpressionShapeError(f"`{part.function}` takes one value", part.at)
-            return shapes[0]
-        streams = tuple(_streams(part, shapes))
-        if part.function == "concat":
-            try:
-                return Concat().join(streams)
-            except ShapeError as error:
-                raise ExpressionShapeError(error.message, part.at) from None
-        return call(part, streams)
+        shapes = [infer(child) for child in children(part)]
+        return _apply(part, shapes, call) if isinstance(part, Call) else shapes[0]
 
     return infer(expression)
+
+
+def _apply(
+    part: Call, shapes: Sequence[ShapeOrScalar], call: Callable[[Call, tuple[Shape, ...]], Shape]
+) -> ShapeOrScalar:
+    if part.function in ELEMENTWISE:
+        if len(shapes) != 1:
+            raise ExpressionShapeError(f"`{part.function}` takes one value", part.at)
+        return shapes[0]
+    streams = tuple(_streams(part, shapes))
+    if part.function != "concat":
+        return call(part, streams)
+    try:
+        return Concat().join(streams)
+    except ShapeError as error:
+        raise ExpressionShapeError(error.message, part.at) from None
 
 
 def _agree(part: Binary, left: ShapeOrScalar, right: ShapeOrScalar) -> ShapeOrScalar:
     if left is None or right is None:
         return left or right
+    if isinstance(left, Coefficient) and isinstance(right, Coefficient):
+        return left if left.per_channel else right
+    if isinstance(left, Coefficient):
+        return _scaled(part, part.left, left, right)
+    if isinstance(right, Coefficient):
+        return _scaled(part, part.right, right, left)
     if left != right:
         message = f"`{show(part.left)}` is {left}, `{show(part.right)}` is {right}"
         raise ExpressionShapeError(message, part.at, "both sides need one shape")
     return left
 
 
+def _scaled(
+    part: Binary, factor: Expression, coefficient: Coefficient, shape: ShapeOrScalar
+) -> ShapeOrScalar:
+    assert shape is not None
+    assert not isinstance(shape, Coefficient)
+    if coefficient.goes_with(shape):
+        return shape
+    how = "learned per channel" if coefficient.per_channel else "drawn per sample"
+    message = f"`{show(factor)}` is {how} for {coefficient.like}, and does not go with {shape}"
+    raise ExpressionShapeError(message, part.at)
+
+
 def _streams(part: Call, shapes: Sequence[ShapeOrScalar]) -> Iterator[Shape]:
     for argument, shape in zip(part.arguments, shapes, strict=True):
-        if shape is None:
+        if shape is None or isinstance(shape, Coefficient):
             message = f"`{show(argument)}` is a number, and `{part.function}` takes streams"
             raise ExpressionShapeError(message, argument.at)
         yield shape
@@ -135,7 +171,7 @@ def chunk_numbers(part: Call) -> tuple[int, int]:
 
 def _chunk(part: Call, shape: ShapeOrScalar) -> Shape:
     _, count = chunk_numbers(part)
-    if shape is None:
+    if shape is None or isinstance(shape, Coefficient):
         raise ExpressionShapeError("only a stream has chunks", part.at)
     if shape.channels % count:
         message = f"{shape.channels} channels do not divide into {count} chunks"

@@ -1,0 +1,154 @@
+"""What all commands have in common: help, mistakes, check, show, schema."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from archspec.loading import load, zoo
+from archspec.tree import read
+from compiler.resolve import resolve
+
+SPECS = sorted(zoo().glob("*.yaml"))
+COUPLINGS = sorted((zoo() / "couplings").glob("*.yaml"))
+
+WRONG = """\
+archspec: 1
+name: wrong
+summary: A spec with mistakes
+extends: momrev_vit_digits
+stages:
+  trunk:
+    constants: {gama: 0.9}
+"""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from archspec.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'pydantic', 'yaml', 'rich', 'lightning_fabric'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_check_imports_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "from archspec.cli import main\n"
+        "try: main(['check', 'momrev_vit_b'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", ["build", "train", "check", "show", "schema"])
+def test_each_command_has_help(archspec, command) -> None:
+    done = archspec(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["build", "train", "check", "show --resolved"])
+def test_a_mistake_in_a_spec_is_told_with_its_place(archspec, tmp_path, command) -> None:
+    (tmp_path / "wrong.yaml").write_text(WRONG)
+    done = archspec(*command.split(), "wrong.yaml")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "wrong.yaml:7:17: error[E103] unknown key `gama` in the constants of coupling "
+        "momentum_pair\n"
+        "    7 |     constants: {gama: 0.9}\n"
+        "      |                 ^^^^\n"
+        "  help: did you mean `gamma`?  names here: gamma\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.yaml"]
+
+
+def test_check_tells_the_mistakes_of_all_files(archspec, tmp_path) -> None:
+    (tmp_path / "wrong.yaml").write_text(WRONG)
+    (tmp_path / "empty.yaml").write_text("")
+    done = archspec("check", "wrong.yaml", "rev_vit_digits", "empty.yaml", "missing.yaml")
+    assert done.returncode == 2
+    assert "rev_vit_digits: right" in done.stdout
+    for text in ("wrong.yaml:7:17", "empty.yaml is empty", "there is no file missing.yaml"):
+        assert text in done.stderr
+
+
+def test_an_unknown_command_or_spec_gets_the_nearest_name(archspec) -> None:
+    done = archspec("biuld", "x")
+    assert done.returncode == 2
+    assert "did you mean `build`" in done.stderr
+    done = archspec("check", "momrev_vit_digit")
+    assert done.returncode == 2
+    assert "did you mean `momrev_vit_digits`" in done.stderr
+
+
+def test_show_resolved_loads_again_with_origins(archspec, tmp_path) -> None:
+    done = archspec("show", "momrev_vit_digits", "--resolved", "--set", "train.epochs=5")
+    assert done.returncode == 0, done.stderr
+    assert "gamma: 0.9  # " in done.stdout
+    assert "momrev_vit_digits.yaml:11:24" in done.stdout
+    assert "epochs: 5  # --set:1:14" in done.stdout
+    (tmp_path / "again.yaml").write_text(done.stdout, encoding="utf-8")
+    again = load(tmp_path / "again.yaml").spec
+    assert again == load("momrev_vit_digits", ["train.epochs=5"]).spec
+
+
+def test_show_prints_the_file(archspec) -> None:
+    done = archspec("show", "rev_vit_b")
+    assert done.stdout == (zoo() / "rev_vit_b.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)
+def test_every_shipped_spec_is_right(path: Path) -> None:
+    loaded = load(path)
+    resolve(loaded)
+    assert loaded.spec.name == path.stem
+    schema = json.loads((zoo().parent / "archspec/schema/archspec-1.json").read_text())
+    jsonschema.Draft7Validator(schema).validate(read(path.read_text(), path.name).plain())
+    first = path.read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=../archspec/schema/archspec-1.json"
+
+
+@pytest.mark.parametrize("path", COUPLINGS, ids=lambda p: p.stem)
+def test_every_coupling_fits_its_schema(path: Path) -> None:
+    schema = json.loads((zoo().parent / "archspec/schema/coupling-1.json").read_text())
+    jsonschema.Draft7Validator(schema).validate(read(path.read_text(), path.name).plain())
+
+
+@pytest.mark.parametrize(
+    ("options", "file"), [((), "archspec-1.json"), (("--coupling",), "coupling-1.json")]
+)
+def test_the_shipped_schemas_are_current_draft_7(archspec, options, file) -> None:
+    done = archspec("schema", *options)
+    shipped = (zoo().parent / "archspec/schema" / file).read_text(encoding="utf-8")
+    assert done.stdout == shipped
+    schema = json.loads(shipped)
+    jsonschema.Draft7Validator.check_schema(schema)
+    assert "prefixItems" not in shipped
+    assert "$defs" not in shipped
+
+
+def test_the_schema_refuses_what_the_loader_refuses() -> None:
+    schema = json.loads((zoo().parent / "archspec/schema/archspec-1.json").read_text())
+    validator = jsonschema.Draft7Validator(schema)
+    good = {"archspec": 1, "name": "x", "extends": "rev_vit_b"}
+    assert validator.is_valid(good)
+    for wrong in (
+        {"sumary": "x"},
+        {"stages": {"trunk": {"depht": 3}}},
+        {"head": ["layer_nrm"]},
+        {"head": [{"mlp": {"ration": 4}}]},
+        {"train": {"precision": "fp8"}},
+    ):
+        assert not validator.is_valid({**good, **wrong}), wrong

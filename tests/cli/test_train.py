@@ -1,0 +1,44 @@
+"""archspec train, end to end on real digits."""
+
+from __future__ import annotations
+
+import json
+
+import archspec as package
+from archspec.loading import load
+
+SHORT = ("--set", "train.epochs=6", "--set", "stages.trunk.depth=2")
+
+
+def test_a_short_run_learns_and_leaves_its_folder(archspec, tmp_path) -> None:
+    done = archspec("train", "momrev_vit_digits", *SHORT, "--output", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["test_accuracy"] > 0.5
+    assert result["epochs"] == 6
+    assert result["output"] == "run"
+    assert result["seconds"] > 0
+    run = tmp_path / "run"
+    model = package.build(run / "spec.yaml")
+    assert result["parameters"] == sum(p.numel() for p in model.parameters())
+    assert load(run / "spec.yaml").spec.train.epochs == 6
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    again = archspec("train", "momrev_vit_digits", *SHORT, "--output", "run", "--json")
+    assert json.loads(again.stdout) == result
+
+
+def test_another_spec_does_not_overwrite_a_run(archspec, tmp_path) -> None:
+    first = ("--set", "train.epochs=1", "--set", "stages.trunk.depth=1", "--output", "run")
+    assert archspec("train", "rev_vit_digits", *first).returncode == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    done = archspec("train", "momrev_vit_digits", *first)
+    assert done.returncode == 2
+    assert "error[E604]" in done.stderr
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_a_spec_without_data_says_so(archspec) -> None:
+    done = archspec("train", "rev_vit_digits", "--set", "data=")
+    assert done.returncode == 2
+    assert "error[E605]" in done.stderr

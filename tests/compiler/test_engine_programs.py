@@ -1,0 +1,94 @@
+"""Random reversible programs: the inverse, and gradients by each strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from random_programs import interpret, programs
+from small_networks import (
+    Outcome,
+    assert_same_outputs,
+    error,
+    gradient_error,
+    network,
+    outcome,
+    streams_for,
+)
+from torch import Tensor
+
+from compiler.stage import Stage
+
+RANDOM = settings(
+    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=60
+)
+
+
+def build(program: dict[str, Any]) -> Stage:
+    head = [] if "features" in program["input"] else [{"pool": "mean"}]
+    head = [*head, {"linear": "classes"}]
+    return network(program["stage"], input=program["input"], head=head).stages[0]
+
+
+def gain(stage: Stage, outputs: tuple[Tensor, ...], draws: Any) -> float:
+    """How much the inverse amplifies a small perturbation."""
+    with torch.no_grad():
+        small = [1e-7 * torch.randn_like(out) for out in outputs]
+        plain = stage.inverse(*outputs, draws=draws)
+        other = stage.inverse(*(o + s for o, s in zip(outputs, small, strict=True)), draws=draws)
+    size = max(float(s.abs().max()) for s in small)
+    return max(float((a - b).abs().max()) for a, b in zip(plain, other, strict=True)) / size
+
+
+def evaluated(stage: Stage) -> Stage:
+    """Without dropout and drop path, which the inverse cannot draw again."""
+    return stage.eval()
+
+
+@RANDOM
+@given(programs(), st.integers(1, 3))
+def test_inverse(program: dict[str, Any], batch: int) -> None:
+    note(str(program))
+    stage = evaluated(build(program))
+    streams = streams_for(stage, batch)
+    draws = stage.draw(streams[0])
+    with torch.no_grad():
+        outputs = stage(*streams, draws=draws)
+        back = stage.inverse(*outputs, draws=draws)
+    limit = max(1e-12, 1e-13 * gain(stage, outputs, draws))
+    largest = max(float(o.abs().max()) for o in outputs)
+    assert max(error(b, s) for b, s in zip(back, streams, strict=True)) < limit * max(1, largest)
+
+
+@RANDOM
+@given(programs(), st.integers(1, 3), st.booleans(), st.booleans())
+def test_gradients(program: dict[str, Any], batch: int, training: bool, last: bool) -> None:
+    note(str(program))
+    stage = build(program).train(training)
+    streams = streams_for(stage, batch)
+    if last and "image" in program["input"]:
+        streams = tuple(s.contiguous(memory_format=torch.channels_last) for s in streams)
+    found: dict[str, Outcome] = {}
+    draws = stage.draw(streams[0])
+    for strategy in ("store", "checkpoint", "reversible"):
+        stage.backward = strategy  # type: ignore[assignment]
+        found[strategy] = outcome(stage, streams, draws=draws)
+
+    def reference(*leaves: Tensor) -> tuple[Tensor, ...]:
+        result: tuple[Tensor, ...] = interpret(stage, leaves, draws)
+        return result
+
+    wanted = outcome(reference, streams, module=stage)
+    stored = found["store"]
+    assert_same_outputs(found["checkpoint"], stored)
+    assert_same_outputs(found["reversible"], stored)
+    for a, b in zip(stored.outputs, wanted.outputs, strict=True):
+        assert error(a, b) < 1e-11
+    assert gradient_error(stored, wanted) < 1e-10
+    assert gradient_error(found["checkpoint"], stored) < 1e-13
+    limit = 1e-10
+    if stage.training is False:
+        limit = max(limit, 1e-13 * gain(stage, stored.outputs, draws))
+    assert gradient_error(found["reversible"], stored) < limit

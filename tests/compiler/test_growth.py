@@ -1,0 +1,83 @@
+"""The linear part of programs: growth of the inverse, and bits that layers forget."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import archspec
+from archspec.loading import load, zoo
+from compiler.growth import layer_matrix, stability
+from compiler.plan import StagePlan
+from compiler.resolve import resolve
+
+ONE_FUNCTION = ("stages.trunk.functions.G=",)
+
+
+def plan_of(coupling: str, *settings: str) -> StagePlan:
+    """A stage of the named coupling; functions play no part here."""
+    names = {"affine": ("S", "T", "U", "V"), "additive": ("F", "G"), "momentum_pair": ("F", "G")}
+    names["verlet"] = ("F", "G")
+    given = ", ".join(f"{name}: [linear: channels]" for name in names.get(coupling, ("F",)))
+    removed = ", ".join(f"{n}: null" for n in ("F", "G") if n not in names.get(coupling, ("F",)))
+    functions = f"stages.trunk.functions={{{given}{', ' if removed else ''}{removed}}}"
+    stage = f"stages.trunk.coupling={coupling}"
+    return resolve(load("rev_vit_digits", [stage, functions, *settings])).stages[0]
+
+
+@pytest.mark.parametrize(
+    ("gamma", "depth", "bits"),
+    [(0.9, 12, 2), (0.9, 48, 7), (0.9, 200, 30), (0.5, 12, 12), (0.5, 48, 48)],
+)
+def test_momentum_forgets_as_published(gamma: float, depth: int, bits: int) -> None:
+    plan = plan_of(
+        "momentum", f"stages.trunk.constants.gamma={gamma}", f"stages.trunk.depth={depth}"
+    )
+    found = stability(plan)
+    assert found.bits == pytest.approx(depth * math.log2(1 / gamma))
+    assert round(found.bits) == bits
+    # Between the contraction itself and a modest factor more.
+    assert gamma**-depth <= found.growth < 20 * gamma**-depth
+
+
+@pytest.mark.parametrize("coupling", ["additive", "verlet", "midpoint", "affine"])
+def test_volume_and_size_keeping_couplings_neither_forget_nor_grow(coupling: str) -> None:
+    found = stability(plan_of(coupling, "stages.trunk.depth=50"))
+    assert found.bits == 0
+    assert found.growth == pytest.approx(1)
+
+
+@pytest.mark.parametrize("coupling", ["leapfrog", "reversible_heun", "asynchronous_leapfrog"])
+def test_solvers_forget_nothing_and_grow_slowly(coupling: str) -> None:
+    growth = [stability(plan_of(coupling, f"stages.trunk.depth={depth}")) for depth in (20, 40, 80)]
+    assert [g.bits for g in growth] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert growth[2].growth <= 4.5 * growth[1].growth
+    assert growth[1].growth <= 4.5 * growth[0].growth
+
+
+def test_bdia_forgets_a_bit_a_layer_and_doubles() -> None:
+    found = stability(plan_of("bdia", "stages.trunk.depth=20"))
+    assert found.bits == pytest.approx(20)
+    assert 2**20 <= found.growth < 2**23
+
+
+def test_the_matrix_is_what_the_stage_does_without_its_functions() -> None:
+    settings = ["stages.trunk.coupling=momentum_pair", "stages.trunk.depth=3"]
+    settings.append("stages.trunk.constants.gamma=0.5 + 0.1*layer")
+    stage = archspec.build("rev_vit_digits", settings).stages[0].double()
+    for parameter in stage.parameters():
+        torch.nn.init.zeros_(parameter)
+    streams = torch.randn(4, 2, 16, 64, dtype=torch.float64)
+    expected = streams
+    for layer in range(3):
+        expected = torch.einsum("st,tbnd->sbnd", layer_matrix(stage.plan, layer, {}), expected)
+    torch.testing.assert_close(torch.stack(stage(*streams)), expected, rtol=1e-14, atol=1e-14)
+
+
+def test_every_shipped_reversible_stage_has_a_finite_growth() -> None:
+    for path in zoo().glob("*.yaml"):
+        for stage in resolve(load(path)).stages:
+            if stage.invertible:
+                assert math.isfinite(stability(stage).growth)

@@ -1,0 +1,34 @@
+"""The README says what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from archspec.loading import zoo
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_couplings_quotes_the_files() -> None:
+    rows = re.findall(r"^\| [^|]+ \| (`[a-z_0-9`, ]+) \| (.+) \|$", README, re.MULTILINE)
+    named = {name for names, _ in rows for name in re.findall(r"`(\w+)`", names)}
+    shipped = {path.stem: yaml.safe_load(path.read_text()) for path in zoo().glob("couplings/*")}
+    assert named == set(shipped)
+    for names, text in rows:
+        quoted = [line for line in re.findall(r"`([^`]+)`", text)]
+        updates = [shipped[name]["update"] for name in re.findall(r"`(\w+)`", names)]
+        assert any(update[: len(quoted)] == quoted for update in updates), names
+
+
+def test_the_list_of_specs_is_complete() -> None:
+    listed = re.search(r"shipped spec: (.+?)\. `--set", README)
+    assert listed
+    assert set(re.findall(r"`(\w+)`", listed[1])) == {path.stem for path in zoo().glob("*.yaml")}
+
+
+def test_no_placeholders_are_left() -> None:
+    assert not re.findall(r"@[A-Z]+@", README)
