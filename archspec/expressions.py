@@ -26,6 +26,9 @@ STRUCTURAL = ("concat", "chunk")
 """Functions on whole streams, for `streams:` and `output:`."""
 RESERVED = frozenset({"input", "zeros", "layer", "depth", "progress", *ELEMENTWISE, *STRUCTURAL})
 
+COMMA = "inside { } or [ ], a text with a comma in it is written in quotes"
+"""What to do where YAML has cut a text in two."""
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
 _ODD = re.compile(r"[^\t -~]|[#;\\]")
 _LET = re.compile(r"\s*([^\W\d]\w*)\s*:=")
@@ -168,7 +171,8 @@ def _parse(text: str, mode: Literal["eval", "exec"]) -> ast.AST:
     except SyntaxError as error:
         at = lead + max(0, (error.offset or 1) - 1)
         problem = error.msg.split(". ")[0]
-        raise ExpressionError(f"not readable: {problem}", at, at + 1) from None
+        help = COMMA if "never closed" in problem else ""
+        raise ExpressionError(f"not readable: {problem}", at, at + 1, help) from None
     except (ValueError, RecursionError, MemoryError):
         raise ExpressionError("not readable as an update", 0, len(text)) from None
     for node in ast.walk(tree):

@@ -204,8 +204,9 @@ def _expand_couplings(tree: Node, folder: Path) -> tuple[Node, list[Diagnostic]]
         program = _STAND_IN
         beside = folder if coupling.span.source.name == SETTING else _folder(coupling.span)
         try:
-            program = read_file(find(coupling.value, beside, coupling.span, "couplings"))
-            errors += _misuses(stage, validate(Coupling, program))
+            file = read_file(find(coupling.value, beside, coupling.span, "couplings"))
+            errors += _misuses(stage, validate(Coupling, file))
+            program = file
         except SpecError as error:
             errors += error.diagnostics
         program = program.without(*(set(program.map) - set(PROGRAM)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag
+from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic_core import PydanticCustomError
 
 from archspec.layers import LayerEntry
 from archspec.onekey import Kind, Model, OneKey
@@ -126,10 +127,20 @@ class Stage(Model):
     """A named coupling, which stands for its streams, constants, update and output."""
 
 
+def _whole(value: object) -> object:
+    """Of `true` and `1.0`, which are equal to 1, neither is a version."""
+    if type(value) is not int:
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+Version = Annotated[Literal[1], BeforeValidator(_whole)]
+
+
 class Spec(Model):
     """A network, its data and its training."""
 
-    archspec: Literal[1]
+    archspec: Version
     """The version of the language."""
     name: FileName
     summary: str
@@ -150,7 +161,7 @@ class Spec(Model):
 class Coupling(Model):
     """A file of `specs/couplings`: an update program without its functions."""
 
-    archspec: Literal[1]
+    archspec: Version
     coupling: FileName
     summary: str
     cite: tuple[str, ...] = Field((), strict=False)

@@ -104,7 +104,7 @@ def read(text: str, name: str, shown: str | None = None) -> Node:
         message = f"the character {chr(error.character)!r} is not allowed in YAML"
         raise _error(source.at(error.position), message) from None
     if root is None:
-        raise _error(source.at(0), "nothing is written here")
+        raise _error(source.at(0), f"{name} is empty")
     converter = _Converter(source)
     node = converter.convert(root, ())
     if converter.errors:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
+from archspec.expressions import COMMA
+from archspec.spec import FILE_NAME
 from archspec.tree import Node, Path
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -47,13 +49,15 @@ def _span(detail: ErrorDetails, tree: Node) -> Span:
     path = detail["loc"]
     if detail["type"] == "missing":
         return _owner(path[:-1], tree)
-    if detail["type"] in ("unknown_key", "kind_written") or path[-1:] == ("[key]",):
+    if detail["type"] == "unknown_key" or path[-1:] == ("[key]",):
         keys = tree.find(path[:-1] if path[-1] != "[key]" else path[:-2]).keys
         name = str(path[-1] if path[-1] != "[key]" else path[-2])
         return keys.get(name, tree.find(path).span)
     node = tree.find(path)
     if detail["type"] == "unknown_kind" and node.keys:
         return next(iter(node.keys.values()))
+    if detail["type"] == "kind_written":
+        return next(iter(node.map.values())).keys["kind"]
     return node.span
 
 
@@ -89,7 +93,7 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
         return Diagnostic("E107", message, span, nearest(first["input"], choices.split(", ")))
     if kind == "string_pattern_mismatch":
         return Diagnostic(
-            "E108", f"{_describe(first['input'])} cannot be a name here", span, _naming(context)
+            "E108", f"{_describe(first['input'])} cannot be a name here", span, _naming(first)
         )
     expected = list(dict.fromkeys(_EXPECTED[d["type"]] for d in group if d["type"] in _EXPECTED))
     if expected:
@@ -98,8 +102,14 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
     return Diagnostic("E107", _plain_message(first), span)
 
 
-def _naming(context: dict[str, object]) -> str:
-    if str(context.get("pattern", "")).startswith("^[A-Z]"):
+def _naming(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    if str(detail["input"]).endswith(")"):
+        return COMMA
+    pattern = str(context.get("pattern", ""))
+    if pattern == FILE_NAME:
+        return "names of files have letters, digits, `_`, `-` and `.`"
+    if pattern.startswith("^[A-Z]"):
         return "functions are named by a capital and then letters or digits: F, G, F0"
     return "names begin with a small letter and have letters, digits and `_`"
 

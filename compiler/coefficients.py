@@ -14,15 +14,16 @@ from archspec.spec import Drawn, Learned
 class Coefficients(nn.Module):
     """The learned coefficients of one layer.
 
-    A coefficient with a range is kept inside it by a sigmoid: its parameter is the logit of where
+    Parameters are () or, per channel, (C,); `channel_shape`, (C, 1, 1) for images, is the shape in
+    which they go with streams. A coefficient with a range is kept inside it by a sigmoid: its parameter is the logit of where
     in the range it stands.
     """
 
     def __init__(self, learned: dict[str, Learned], channel_shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.learned = learned
+        self.learned, self.channel_shape = learned, channel_shape
         for name, constant in learned.items():
-            shape = channel_shape if constant.per == "channel" else ()
+            shape = channel_shape[:1] if constant.per == "channel" else ()
             # Set directly: a coefficient may bear the name of one of Module's own methods.
             self._parameters[name] = nn.Parameter(torch.full(shape, _to_parameter(constant)))
 
@@ -31,14 +32,16 @@ class Coefficients(nn.Module):
         return {name: self._evaluator(name) for name in self.learned}
 
     def _evaluator(self, name: str) -> Callable[[], Tensor]:
-        within, parameter = self.learned[name].within, self._parameters[name]
+        constant, parameter = self.learned[name], self._parameters[name]
+        shape = self.channel_shape if constant.per == "channel" else ()
         assert parameter is not None  # held here: a replay may run outside `functional_call`
 
         def evaluate() -> Tensor:
-            if within is None:
-                return parameter.view_as(parameter)
-            low, high = within
-            return low + (high - low) * torch.sigmoid(parameter)
+            value = parameter.view(shape)
+            if constant.within is None:
+                return value
+            low, high = constant.within
+            return low + (high - low) * torch.sigmoid(value)
 
         return evaluate
 

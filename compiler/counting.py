@@ -92,6 +92,6 @@ def kept_bytes(plan: NetworkPlan, backward: str | None = None, batch: int = 1) -
         with LiveBytes() as live:
             live.ignore([*network.parameters(), *network.buffers(), value])
             output = network(value)
-            kept = live.now
+            kept: int = live.now
         del output
     return kept

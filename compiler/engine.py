@@ -15,8 +15,8 @@ residual function, and one for the *arithmetic* around them. A group is captured
 
 from __future__ import annotations
 
-import ctypes
 import atexit
+import ctypes
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -203,7 +203,7 @@ def _definition(layer: Layer, name: str) -> tuple[int, Update]:
     raise AssertionError(f"no temporary {name}")
 
 
-# What the forward pass leaves behind ---------------------------------------------------------------
+# What the forward pass leaves behind -------------------------------------------------------------
 
 
 class Handle:
@@ -218,10 +218,20 @@ class Handle:
         self.version = 0
 
 
-def _kind(tensor: Tensor) -> tuple[object, ...]:
-    """Shape, dtype and strides; dimensions of size 1 have no stride to speak of."""
-    strides = tuple(s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
-    return tensor.shape, tensor.dtype, tensor.device, strides
+Kind = tuple[torch.Size, torch.dtype, torch.device, tuple[int, ...]]
+
+
+def _kind(tensor: Tensor) -> Kind:
+    """Shape, dtype, device and strides."""
+    return tensor.shape, tensor.dtype, tensor.device, tensor.stride()
+
+
+def _same_kind(one: Kind, other: Kind) -> bool:
+    """Whether two tensors are alike; dimensions of size 1 have no stride to speak of."""
+    return one == other or (
+        one[:3] == other[:3]
+        and all(s == t for s, t, n in zip(one[3], other[3], one[0], strict=True) if n > 1)
+    )
 
 
 def _version(tensor: Tensor) -> int:
@@ -253,6 +263,16 @@ class Group:
     result_needs_grad: bool = False
     module: ModuleState | None = None
     random: RandomState | None = None
+    is_running: bool = False
+    """The call's forward pass is under way."""
+
+    def end(self) -> None:
+        """End the forward pass of a call: let go of the tensors that it would have saved."""
+        self.is_running = False
+        for reference in self.handles:
+            handle = reference()
+            if handle is not None:
+                handle.tensor = None
 
 
 class ModuleState:
@@ -273,10 +293,20 @@ class ModuleState:
 
 
 def _contents(function: nn.Module) -> tuple[list[Tensor], list[Tensor], list[bool]]:
-    modules = list(function.modules())
-    parameters = [p for m in modules for p in m._parameters.values() if p is not None]
+    modules = list(_modules(function, {}).values())
+    parameters: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
     buffers = [b for m in modules for b in m._buffers.values() if b is not None]
     return parameters, buffers, [m.training for m in modules]
+
+
+def _modules(function: nn.Module, found: dict[int, nn.Module]) -> dict[int, nn.Module]:
+    """What `function.modules()` gives, in its order and faster."""
+    if id(function) not in found:
+        found[id(function)] = function
+        for child in function._modules.values():
+            if child is not None:
+                _modules(child, found)
+    return found
 
 
 def _statistics(function: nn.Module) -> set[int]:
@@ -367,6 +397,8 @@ class Recorder(Direct):
         assert self.group is not None
         handle = Handle(self.tape, self.group, len(self.group.handles), tensor)
         self.group.handles.append(weakref.ref(handle))
+        if self.group.is_running:  # a function may run a backward pass of its own
+            handle.tensor, handle.version = tensor.detach(), _version(tensor)
         return handle
 
     def arithmetic(self, step: Update) -> None:
@@ -385,6 +417,7 @@ class Recorder(Direct):
         random = RandomState(arguments[0].device)
         versions = [_version(argument) for argument in arguments]
         result = invoke(function, arguments)
+        self.group.end()
         if [_version(argument) for argument in arguments] != versions:
             raise RuntimeError(
                 f"{type(function).__name__} changes its argument in place; a residual function "
@@ -413,7 +446,7 @@ def unpack(packed: Handle | Kept) -> Tensor:
 
 _CHANGED = (
     "a parameter, buffer or input of a stage was changed in place between the forward and the "
-    "backward pass, which computes activations again from it; take the optimizer step after backward"
+    "backward pass, which computes activations again from it; step the optimizer after backward"
 )
 
 
@@ -471,7 +504,7 @@ class Tape:
     def open_call(self, index: int, needs_grad: tuple[bool, ...], module: ModuleState) -> Group:
         """Begin a call of the current step."""
         step = len(self.arithmetic) - 1
-        group = Group(step, index, [], needs_grad, module=module)
+        group = Group(step, index, [], needs_grad, module=module, is_running=True)
         self.calls[step].append(group)
         return group
 
@@ -484,8 +517,9 @@ class Tape:
                 self.materialise(handle)
         tensor = handle.tensor
         assert tensor is not None
-        handle.tensor = None
-        if _kind(tensor) != handle.kind:
+        if not handle.group.is_running:
+            handle.tensor = None
+        if not _same_kind(_kind(tensor), handle.kind):
             raise RuntimeError(_OTHER_REPLAY)
         if _version(tensor) != handle.version:
             raise RuntimeError(
@@ -570,15 +604,17 @@ class Tape:
         kept: set[int] = set()
         saved: list[tuple[Tensor, int]] = []
 
-        def pack(tensor: Tensor) -> None:
-            if id(tensor) not in kept:
-                # Detached: the replayed graph holds this function, and must not hold itself.
-                saved.append((tensor.detach(), _version(tensor)))
+        def pack(tensor: Tensor) -> Tensor:
+            if id(tensor) in kept:
+                return tensor
+            # Detached: the replayed graph holds this function, and must not hold itself.
+            saved.append((tensor.detach(), _version(tensor)))
+            return saved[-1][0]
 
-        def refuse(packed: Any) -> Tensor:
-            raise AssertionError("a replayed graph is never run")
+        def give(tensor: Tensor) -> Tensor:
+            return tensor
 
-        with torch.enable_grad(), self.autocast.entered(), saved_tensors_hooks(pack, refuse):
+        with torch.enable_grad(), self.autocast.entered(), saved_tensors_hooks(pack, give):
             yield kept
         if len(saved) != len(group.handles):
             raise RuntimeError(_OTHER_REPLAY)
@@ -690,12 +726,12 @@ class _Substituted(nn.Module):
             for name, tensor in getattr(module, kind).items()
             if tensor is not None
         ]
-        object.__setattr__(self, "function", function)
+        self.function = [function]  # in a list, so that it does not become a submodule
         self.tensors = dict(zip(names, tensors, strict=True))
 
     def forward(self, *arguments: Tensor) -> Tensor:
         """Call the function with the tensors in place of its own."""
-        result: Tensor = torch.func.functional_call(self.function, self.tensors, arguments)
+        result: Tensor = torch.func.functional_call(self.function[0], self.tensors, arguments)
         return result
 
 
@@ -849,6 +885,7 @@ class _Exit(torch.autograd.Function):
     def forward(ctx: Any, tape: ReversibleTape, *streams: Tensor) -> tuple[Tensor, ...]:
         """The streams as they are."""
         ctx.save_for_backward(*streams)
+        ctx.mark_non_differentiable(*(s for s in streams if not s.requires_grad))
         ctx.set_materialize_grads(False)
         ctx.tape = weakref.ref(tape)  # it lives as long as a handle asks for it
         tape.exit = weakref.ref(ctx)

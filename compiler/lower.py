@@ -34,10 +34,17 @@ _OPERATORS: Mapping[str, Callable[[Evaluated, Evaluated], Evaluated]] = {
     "*": operator.mul,
     "/": operator.truediv,
 }
+
+
+def _exp(x: float) -> float:
+    """As torch does it: infinite where it overflows."""
+    return math.exp(x) if x < 709 else math.inf
+
+
 _ELEMENTWISE: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[float], float]]] = {
-    "exp": (torch.exp, math.exp),
+    "exp": (torch.exp, _exp),
     "tanh": (torch.tanh, math.tanh),
-    "sigmoid": (torch.sigmoid, lambda x: 1 / (1 + math.exp(-x))),
+    "sigmoid": (torch.sigmoid, lambda x: 1 / (1 + _exp(-x))),
     "sin": (torch.sin, math.sin),
     "cos": (torch.cos, math.cos),
 }
@@ -73,7 +80,9 @@ def _lower_call(call: Call, channel_dimension: int) -> Evaluator:
     if call.function == "chunk":
         part, count = chunk_numbers(call)
         whole = lower(call.arguments[0], channel_dimension)
-        return lambda values: torch.chunk(_tensor(whole(values)), count, channel_dimension)[part - 1]
+        return lambda values: torch.chunk(_tensor(whole(values)), count, channel_dimension)[
+            part - 1
+        ]
     parts = [lower(argument, channel_dimension) for argument in call.arguments]
     if call.function == "concat":
         return lambda values: torch.cat([_tensor(p(values)) for p in parts], channel_dimension)
@@ -118,5 +127,3 @@ def affine(scale: Expression, target: str, rest: Expression) -> Expression:
 def affine_inverse(scale: Expression, target: str, rest: Expression) -> Expression:
     """(target - rest)/scale: the old value of a stream from its new one."""
     return divide(subtract(Name(target), rest), scale)
-
-

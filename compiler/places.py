@@ -31,9 +31,11 @@ class Mistakes:
 
 
 def _within(node: Node, at: Range) -> Span:
-    """The part of a scalar's span that two offsets into its text stand for."""
-    span = node.span
+    """The part of a scalar's span that two offsets into its text stand for; all of it where the
+    text is not written as it reads, but with escapes or over several lines."""
+    span, text = node.span, node.value
     written = span.source.line(span.line)[span.column : span.end_column]
     quote = 1 if written[:1] in ("'", '"') else 0
-    start, end = at[0] + quote, max(at[1], at[0] + 1) + quote
-    return span.narrow(start, end) if end <= len(written) else span
+    if not isinstance(text, str) or written[quote : quote + len(text)] != text:
+        return span
+    return span.narrow(at[0] + quote, max(at[1], at[0] + 1) + quote)

@@ -19,6 +19,7 @@ from archspec.expressions import (
     Let,
     Name,
     Permute,
+    Range,
     Statement,
     calls,
     names,
@@ -207,7 +208,7 @@ class _Names:
         if isinstance(statement, Let):
             if statement.name in known or statement.name in self.stage.functions:
                 message = f"`{statement.name}` already has a meaning here"
-                at = (0, len(statement.name))
+                at = self.first(statement.name, place)
                 self.mistakes.text(
                     "E204", message, place, at, "a temporary is a new name, given once"
                 )
@@ -216,26 +217,29 @@ class _Names:
         return None
 
     def not_a_stream(self, statement: Assign, place: Path) -> None:
-        name, at = statement.target, (0, len(statement.target))
+        name = statement.target
         help = nearest(name, self.stage.streams)
         if name in self.stage.constants:
             message = f"`{name}` is a constant, and only streams are rewritten"
         else:
             message = f"there is no stream `{name}`"
             help += f"  (a temporary is written `{name} := …`)"
-        self.mistakes.text("E205", message, place, at, help)
+        self.mistakes.text("E205", message, place, self.first(name, place), help)
+
+    def first(self, name: str, place: Path) -> Range:
+        """Where an update begins with a name."""
+        start = self.stage.update[int(place[-1])].index(name)
+        return start, start + len(name)
 
     def permutation(self, statement: Permute, place: Path) -> None:
         streams = set(self.stage.streams)
         once = len(set(statement.targets)) == len(statement.targets)
         if not once or sorted(statement.targets) != sorted(statement.sources):
             message = "a permutation has the same streams on both sides, each once"
-            self.mistakes.text("E205", message, place, (0, len(statement.text)))
-        for name in set(statement.targets) | set(statement.sources):
-            if name not in streams:
-                at = (0, len(statement.text))
-                help = nearest(name, streams)
-                self.mistakes.text("E205", f"there is no stream `{name}`", place, at, help)
+            self.mistakes.value("E205", message, place)
+        for name in sorted({*statement.targets, *statement.sources} - streams):
+            help = nearest(name, streams)
+            self.mistakes.value("E205", f"there is no stream `{name}`", place, help)
 
     def expression(
         self, expression: Expression, place: Path, known: tuple[str, ...], functions: object
@@ -289,8 +293,8 @@ class _Names:
         for name, index in temporaries.items():
             if name not in self.used:
                 message = f"the temporary `{name}` is not used"
-                at = (0, len(name))
-                self.mistakes.text("E203", message, (*self.path, "update", index), at)
+                place = (*self.path, "update", index)
+                self.mistakes.text("E203", message, place, self.first(name, place))
 
 
 def _names_of(constant: Constant) -> frozenset[str]:

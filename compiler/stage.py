@@ -49,7 +49,7 @@ class LayerModule(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the program again."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.program = lower_steps(self.plan, self.index)
 
 
@@ -81,15 +81,17 @@ def _lower_step(step: Step, plan: StagePlan, values: Mapping[str, Any]) -> engin
         inverse=inverse,
         coefficients=tuple(n for n in read if isinstance(plan.constants.get(n), Learned)),
         temporaries=tuple(
-            other.name for other in plan.steps if isinstance(other, Temporary) and other.name in read
+            other.name
+            for other in plan.steps
+            if isinstance(other, Temporary) and other.name in read
         ),
         is_temporary=isinstance(step, Temporary),
     )
 
 
-def _like(argument: Expression, plan: StagePlan) -> str:
-    """A stream, temporary or result of the shape that an argument has."""
-    shaped = (name for name in sorted(names(argument)) if name not in plan.constants)
+def _like(value: Expression, plan: StagePlan) -> str:
+    """A stream, temporary or result of the shape that a value has, among those that it reads."""
+    shaped = (name for name in sorted(names(value)) if name not in plan.constants)
     return next(name for name in shaped if name not in ("layer", "depth"))
 
 
@@ -97,7 +99,7 @@ def _both_ways(
     step: Affine | General | Temporary, plan: StagePlan, values: Mapping[str, Any]
 ) -> tuple[Any, Any]:
     if isinstance(step, Temporary):
-        return lower_stream(fold(step.value, values), plan.streams[0].name), None
+        return lower_stream(fold(step.value, values), _like(step.value, plan)), None
     if isinstance(step, General):
         return lower_stream(fold(step.value, values), step.target), None
     scale, rest = fold(step.scale, values), fold(step.rest, values)
@@ -152,7 +154,7 @@ class Stage(nn.Module):
         """Streams after the last layer → streams before the first: the derived inverse.
 
         Drawn coefficients must be given where they are random. Raises RuntimeError for a program
-        without an inverse.
+        without an inverse, and where dropout makes the functions random.
         """
         plan = self.plan
         if not plan.invertible:
@@ -171,7 +173,14 @@ class Stage(nn.Module):
             )
         draws = self.draw(streams[0]) if draws is None else draws
         layers = [layer.steps() for layer in self._layer_modules()]
-        return tuple(engine.invert(layers, self._values(streams), draws).values())
+        random = engine.RandomState(streams[0].device)
+        values = engine.invert(layers, self._values(streams), draws)
+        if random.has_moved():
+            raise RuntimeError(
+                f"a function of stage `{self.plan.name}` drew random numbers, so that this is not "
+                "the inverse of what it computed before: call eval() first"
+            )
+        return tuple(values.values())
 
     def draw(self, like: Tensor) -> list[engine.Values]:
         """The drawn coefficients of each layer, for a batch as large as that of `like` (B, …)."""
@@ -226,9 +235,8 @@ class Stage(nn.Module):
             raise ValueError(f"expected the streams {names}, found {len(streams)} tensors")
         for stream, tensor in zip(expected, streams, strict=True):
             if tuple(tensor.shape[1:]) != stream.shape.sizes:
-                raise ValueError(
-                    f"stream `{stream.name}` is {stream.shape}, found a batch of {tuple(tensor.shape)}"
-                )
+                found = tuple(tensor.shape)
+                raise ValueError(f"stream `{stream.name}` is {stream.shape}, found a batch {found}")
         return {stream.name: tensor for stream, tensor in zip(expected, streams, strict=True)}
 
     def _strategy(self) -> Any:

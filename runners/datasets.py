@@ -71,7 +71,7 @@ class FileImages:
         try:
             with Image.open(path) as image:
                 return self.transform(image.convert("L" if self.channels == 1 else "RGB"))
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
             raise TrainingError(f"cannot read the image {path}: {error}") from None
 
 

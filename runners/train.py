@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,8 @@ def report(
     }
     append_metrics(run.folder, {"epoch": epoch, **scalars, "memory_kind": used.kind})
     for name, value in scalars.items():
-        board.add_scalar(name.replace("_", "/", 1) if "_" in name else name, value, epoch)
+        board.add_scalar(re.sub(r"^(train|validation)_", r"\1/", name), value, epoch)
+    board.flush()
 
 
 def conclude(run: Run, standing: Standing) -> TrainResult:

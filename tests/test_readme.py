@@ -19,7 +19,7 @@ def test_the_table_of_couplings_quotes_the_files() -> None:
     shipped = {path.stem: yaml.safe_load(path.read_text()) for path in zoo().glob("couplings/*")}
     assert named == set(shipped)
     for names, text in rows:
-        quoted = [line for line in re.findall(r"`([^`]+)`", text)]
+        quoted = re.findall(r"`([^`]+)`", text)
         updates = [shipped[name]["update"] for name in re.findall(r"`(\w+)`", names)]
         assert any(update[: len(quoted)] == quoted for update in updates), names
 

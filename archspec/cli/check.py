@@ -15,11 +15,11 @@ def command(specs: tuple[str, ...], settings: tuple[str, ...]) -> None:
 
     Exit code 0 if all are right, 2 with every mistake otherwise.
     """
-    from archspec.diagnostics import SpecError
+    from archspec.diagnostics import Diagnostic, SpecError
     from archspec.loading import load
     from compiler.resolve import resolve
 
-    found = []
+    found: list[Diagnostic] = []
     for name in specs:
         try:
             plan = resolve(load(name, settings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,3 +131,26 @@ def assert_same_outputs(found: Outcome, wanted: Outcome) -> None:
     """Bit for bit."""
     for a, b in zip(found.outputs, wanted.outputs, strict=True):
         assert torch.equal(a, b)
+
+
+class LinearFunction(nn.Module):
+    """A function to build odd ones from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x)
+        return result
+
+
+def with_functions(
+    make: Callable[[], nn.Module], strategy: str, stage: dict[str, Any] | None = None
+) -> Network:
+    """A network, by default a RevNet, whose functions F are replaced."""
+    model = network(stage or additive())
+    torch.manual_seed(4)
+    for layer in model.stages[0].layers:
+        layer.F = make().double()
+    return model.set_backward(strategy)

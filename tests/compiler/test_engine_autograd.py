@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from small_networks import (
-    BRANCH,
-    STRATEGIES,
-    additive,
-    error,
-    gradient_error,
-    network,
-    outcome,
-    streams_for,
-)
-from torch import Tensor, nn
+from as_stored import REPLAYED, STAGES, assert_as_stored, every_case, gradients, images
+from small_networks import additive, network, streams_for
+from torch import Tensor
 from torch.func import functional_call
-from torch.utils.checkpoint import checkpoint
 
 from compiler.network import Network
-
-REPLAYED = ("checkpoint", "reversible")
-GAMMA = {"learn": 0.9, "within": [0.5, 0.99]}
-STAGES: dict[str, dict[str, Any]] = {
-    "additive": additive(),
-    "momentum": {
-        "depth": 3,
-        "coupling": "momentum_pair",
-        "functions": {"F": BRANCH, "G": BRANCH},
-        "constants": {"gamma": {**GAMMA, "per": "channel"}},
-    },
-    "mixed": {
-        "depth": 3,
-        "streams": {"x": "input", "y": "input"},
-        "functions": {"F": BRANCH, "G": [{"linear": "channels"}, "tanh"]},
-        "constants": {"g": GAMMA, "w": {"learn": 0.3}},
-        "update": ["k := F(G(y))", "x = x*exp(tanh(G(y))) + w*k", "y += g*F(x + w*x)"],
-        "output": "x + y",
-    },
-}
-CASES = [(name, strategy) for name in STAGES for strategy in REPLAYED]
-every_case = pytest.mark.parametrize(("name", "strategy"), CASES)
-
-
-def images(scale: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return scale * torch.randn(4, 5, 6, generator=generator, dtype=torch.float64)
-
-
-def assert_as_stored(
-    name: str, strategy: str, run: Callable[[Network], list[Tensor | None]]
-) -> None:
-    """`run` gives the same with a strategy as with stored activations."""
-    wanted = run(network(STAGES[name]).set_backward("store"))
-    found = run(network(STAGES[name]).set_backward(strategy))
-    assert len(found) == len(wanted) > 0
-    least = 1e-3 * max(float(g.abs().max()) for g in wanted if g is not None)
-    for a, b in zip(found, wanted, strict=True):
-        assert (a is None) == (b is None)
-        assert error(a, b, least) < 1e-12
-
-
-def gradients(model: nn.Module) -> list[Tensor | None]:
-    return [parameter.grad for parameter in model.parameters()]
-
 
 # Which gradients are wanted ----------------------------------------------------------------------
 
@@ -261,118 +206,3 @@ def test_gradgradcheck(name: str) -> None:
     stage = network({**STAGES[name], "depth": 1}, input={"tokens": [1, 2]}).stages[0]
     streams = [s.requires_grad_() for s in streams_for(stage, batch=1)]
     assert torch.autograd.gradgradcheck(stage, streams)
-
-
-# Other parameters --------------------------------------------------------------------------------
-
-
-@every_case
-def test_functional_call(name: str, strategy: str) -> None:
-    def run(model: Network) -> list[Tensor | None]:
-        factor = torch.tensor(1.1, dtype=torch.float64, requires_grad=True)
-        leaves = {n: (0.9 * p).detach().requires_grad_() for n, p in model.named_parameters()}
-        for given in (leaves, {n: factor * p for n, p in leaves.items()}):
-            out = functional_call(model, given, (images(),))
-            out.square().sum().backward()
-        assert all(grad is None for grad in gradients(model))
-        return [factor.grad, *(leaf.grad for leaf in leaves.values())]
-
-    assert_as_stored(name, strategy, run)
-
-
-@every_case
-def test_modules_replaced_before_backward(name: str, strategy: str) -> None:
-    def run(model: Network) -> list[Tensor | None]:
-        loss = model(images()).square().sum()
-        old = list(model.parameters())
-        for layer in model.stages[0].layers:
-            layer.F = nn.Identity()
-            for parameter in layer.G.parameters():  # type: ignore[union-attr]
-                parameter.data = parameter.data  # no change, and no new version
-        loss.backward()
-        return [parameter.grad for parameter in old]
-
-    assert_as_stored(name, strategy, run)
-
-
-@every_case
-def test_weights_computed_from_others(name: str, strategy: str) -> None:
-    def run(model: Network) -> list[Tensor | None]:
-        for module in list(model.modules()):
-            if isinstance(module, nn.Linear):
-                nn.utils.parametrizations.weight_norm(module)
-        model(images()).square().sum().backward()
-        return gradients(model)
-
-    assert_as_stored(name, strategy, run)
-
-
-@every_case
-def test_parameters_shared_between_functions(name: str, strategy: str) -> None:
-    def run(model: Network) -> list[Tensor | None]:
-        first = model.stages[0].layers[0]
-        for layer in model.stages[0].layers:
-            layer.F = first.F
-            layer.G = first.F
-        model(images()).square().sum().backward()
-        return gradients(model)
-
-    assert_as_stored(name, strategy, run)
-
-
-# Under other machinery ---------------------------------------------------------------------------
-
-
-@every_case
-def test_inside_an_outer_checkpoint(name: str, strategy: str) -> None:
-    def run(model: Network) -> list[Tensor | None]:
-        value = images().requires_grad_()
-        checkpoint(model, value, use_reentrant=False).square().sum().backward()
-        return [*gradients(model), value.grad]
-
-    assert_as_stored(name, strategy, run)
-
-
-@every_case
-def test_under_hooks_set_outside(name: str, strategy: str) -> None:
-    def run(model: Network) -> list[Tensor | None]:
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
-            loss = model(images()).square().sum()
-        loss.backward()
-        return gradients(model)
-
-    assert_as_stored(name, strategy, run)
-
-
-@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@every_case
-def test_under_anomaly_detection(name: str, strategy: str) -> None:
-    def run(model: Network) -> list[Tensor | None]:
-        with torch.autograd.set_detect_anomaly(True):
-            model(images()).square().sum().backward()
-        return gradients(model)
-
-    assert_as_stored(name, strategy, run)
-
-
-@every_case
-def test_hooks_on_gradients(name: str, strategy: str) -> None:
-    def run(model: Network) -> list[Tensor | None]:
-        seen: list[Tensor | None] = []
-        for parameter in model.parameters():
-            parameter.register_hook(lambda grad: seen.append(grad.clone()))
-            parameter.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad))
-        model(images()).square().sum().backward()
-        return seen
-
-    assert_as_stored(name, strategy, run)
-
-
-def test_strategies_agree_on_all_this() -> None:
-    assert set(REPLAYED) == set(STRATEGIES) - {"store"}
-    found = {}
-    for strategy in STRATEGIES:
-        stage = network(additive(backward=strategy)).stages[0]
-        found[strategy] = outcome(stage, streams_for(stage))
-    for strategy in REPLAYED:
-        assert gradient_error(found[strategy], found["store"]) < 1e-13

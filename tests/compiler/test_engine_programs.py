@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from random_programs import interpret, programs
 from small_networks import (
+    STRATEGIES,
     Outcome,
     assert_same_outputs,
     error,
@@ -22,7 +25,7 @@ from torch import Tensor
 from compiler.stage import Stage
 
 RANDOM = settings(
-    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=60
+    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=150
 )
 
 
@@ -35,6 +38,7 @@ def build(program: dict[str, Any]) -> Stage:
 def gain(stage: Stage, outputs: tuple[Tensor, ...], draws: Any) -> float:
     """How much the inverse amplifies a small perturbation."""
     with torch.no_grad():
+        outputs = tuple(out.detach() for out in outputs)
         small = [1e-7 * torch.randn_like(out) for out in outputs]
         plain = stage.inverse(*outputs, draws=draws)
         other = stage.inverse(*(o + s for o, s in zip(outputs, small, strict=True)), draws=draws)
@@ -72,7 +76,7 @@ def test_gradients(program: dict[str, Any], batch: int, training: bool, last: bo
         streams = tuple(s.contiguous(memory_format=torch.channels_last) for s in streams)
     found: dict[str, Outcome] = {}
     draws = stage.draw(streams[0])
-    for strategy in ("store", "checkpoint", "reversible"):
+    for strategy in STRATEGIES:
         stage.backward = strategy  # type: ignore[assignment]
         found[strategy] = outcome(stage, streams, draws=draws)
 
@@ -92,3 +96,41 @@ def test_gradients(program: dict[str, Any], batch: int, training: bool, last: bo
     if stage.training is False:
         limit = max(limit, 1e-13 * gain(stage, stored.outputs, draws))
     assert gradient_error(found["reversible"], stored) < limit
+
+
+def gradients_of_some(stage: Stage, streams: Any, draws: Any, chosen: Sequence[bool]) -> Any:
+    """Gradients where some streams and parameters want none, and the loss reads some outputs."""
+    bits = itertools.cycle(chosen)
+    leaves = [s.clone().requires_grad_(next(bits)) for s in streams]
+    for parameter in stage.parameters():
+        parameter.requires_grad_(next(bits)).grad = None
+    torch.manual_seed(2)
+    outputs = stage(*leaves, draws=draws)
+    used = [out for out in outputs if next(bits)] or [outputs[-1]]
+    loss = sum(out.square().sum() for out in used)
+    if not loss.requires_grad:
+        return []
+    loss.backward()
+    return [t.grad for t in (*leaves, *stage.parameters())]
+
+
+@RANDOM
+@given(programs(), st.lists(st.booleans(), min_size=1, max_size=40), st.booleans())
+def test_some_gradients(program: dict[str, Any], chosen: list[bool], training: bool) -> None:
+    note(str(program))
+    stage = build(program).train(training)
+    streams = streams_for(stage, 2)
+    draws = stage.draw(streams[0])
+    found = {}
+    for strategy in STRATEGIES:
+        stage.backward = strategy  # type: ignore[assignment]
+        found[strategy] = gradients_of_some(stage, streams, draws, chosen)
+    stored = found.pop("store")
+    least = 1e-3 * max((float(g.abs().max()) for g in stored if g is not None), default=1.0)
+    limit = 1e-10
+    if not training:
+        limit = max(limit, 1e-13 * gain(stage, stage(*streams, draws=draws), draws))
+    for gradients in found.values():
+        for a, b in zip(gradients, stored, strict=True):
+            assert (a is None) == (b is None)
+            assert error(a, b, least) < limit

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -121,6 +123,34 @@ def test_cifar10_that_cannot_be_downloaded_is_refused(
     text = refusal(tiny(input=CIFAR, data={"cifar10": str(tmp_path)}))
     assert "error[E601]" in text
     assert "cannot be downloaded: no route to host" in text
+
+
+def test_cifar10_is_read_in_its_own_format(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few images in files of the real format; torchvision knows the real files by their checksums.
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = np.zeros((20, 3, 1024), np.uint8)
+    pixels[:, 0] = 255  # red
+    batch = {"data": pixels.reshape(20, 3072), "labels": [*range(10)] * 2}
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [str(i) for i in range(10)]})
+    )
+
+    augment = ["horizontal_flip", {"random_crop": 4}]
+    data = opened(tiny(input=CIFAR, data={"cifar10": {"root": str(tmp_path), "augment": augment}}))
+    assert (len(data.training), len(data.validation), len(data.test)) == (90, 10, 20)
+    images, labels = next(iter(read(data.test, in_order(data.test, 20), CPU)))
+    assert labels.tolist() == [*range(10)] * 2
+    red = (1 - 0.4914) / 0.2470
+    torch.testing.assert_close(images[:, 0], torch.full((20, 32, 32), red), atol=1e-5, rtol=0)
+    black = (0 - 0.4914) / 0.2470
+    images, _ = next(iter(read(data.training, shuffled(data.training, 90, 0, 0), CPU)))
+    assert images.min(dim=0).values[0, 0, 0].item() == pytest.approx(black)  # a crop's padding
 
 
 # Image folders ------------------------------------------------------------------------------------

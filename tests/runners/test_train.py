@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from archspec.diagnostics import SpecError
@@ -44,6 +45,8 @@ def test_a_run_learns_and_leaves_its_files(tiny: Tiny, tmp_path: Path) -> None:
         "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
         "learning_rate", "seconds", "images_per_second", "memory_bytes", "memory_kind",
     }  # fmt: skip
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("validation/accuracy")] == [1, 2, 3, 4, 5, 6]
     assert result.validation_accuracy == max(r["validation_accuracy"] for r in records)
     assert records[result.best_epoch - 1]["validation_accuracy"] == result.validation_accuracy
 
