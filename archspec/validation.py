@@ -38,9 +38,12 @@ def validate(model: type[AnyModel], tree: Node) -> AnyModel:
         details = error.errors(include_url=False)
     groups: dict[tuple[Span, bool], list[ErrorDetails]] = {}
     lists = {detail["loc"][:i] for detail in details for i in range(len(detail["loc"]))}
+    named = {detail["loc"][:-1] for detail in details if detail["loc"][-1:] == ("[key]",)}
     for detail in details:
         if detail["type"] == "too_short" and detail["loc"] in lists:
             continue  # its bad entries are told of, and were not counted
+        if detail["input"] is None and detail["loc"] in named:
+            continue  # a key that is no name, where YAML has cut a text at its commas
         groups.setdefault((_span(detail, tree), detail["type"] == "missing"), []).append(detail)
     raise SpecError(_diagnose(span, group) for (span, _), group in groups.items())
 
@@ -104,7 +107,7 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
 
 def _naming(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
-    if str(detail["input"]).endswith(")"):
+    if str(detail["input"]).endswith(")") or str(detail["input"]).isdigit():
         return COMMA
     pattern = str(context.get("pattern", ""))
     if pattern == FILE_NAME:
@@ -121,9 +124,10 @@ def _plain_message(detail: ErrorDetails) -> str:
         bound = "least" if detail["type"] == "too_short" else "most"
         entries = "entry" if limit == 1 else "entries"
         return f"expected at {bound} {limit} {entries}, found {context['actual_length']}"
-    message = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    if message != detail["msg"]:
-        return f"expected a value {message}, found {_describe(detail['input'])}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if message.startswith("Input should be "):
+        wanted = message.removeprefix("Input should be ")
+        return f"expected a value {wanted}, found {_describe(detail['input'])}"
     return message[:1].lower() + message[1:]
 
 

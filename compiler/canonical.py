@@ -128,6 +128,8 @@ def _split_binary(expression: Binary, target: str) -> tuple[Expression, Expressi
             raise NotAffineError(expression)
         scale, rest = split(left, target)
         return divide(scale, right), divide(rest, right)
-    inside, factor = (left, right) if target in names(left) else (right, left)
-    scale, rest = split(inside, target)
-    return multiply(factor, scale), multiply(factor, rest)
+    if target in names(left):
+        scale, rest = split(left, target)
+        return multiply(scale, right), multiply(rest, right)
+    scale, rest = split(right, target)
+    return multiply(left, scale), multiply(left, rest)

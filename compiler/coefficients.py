@@ -15,8 +15,8 @@ class Coefficients(nn.Module):
     """The learned coefficients of one layer.
 
     Parameters are () or, per channel, (C,); `channel_shape`, (C, 1, 1) for images, is the shape in
-    which they go with streams. A coefficient with a range is kept inside it by a sigmoid: its parameter is the logit of where
-    in the range it stands.
+    which they go with streams. A coefficient with a range is kept inside it by a sigmoid: its
+    parameter is the logit of where in the range it stands.
     """
 
     def __init__(self, learned: dict[str, Learned], channel_shape: tuple[int, ...]) -> None:

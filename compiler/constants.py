@@ -151,7 +151,7 @@ def _power(base: Interval, exponent: int) -> Interval:
         ends = [base.low**exponent, base.high**exponent]
     except OverflowError:
         return REALS
-    if exponent % 2 == 0 and base.smallest == 0:
+    if exponent and exponent % 2 == 0 and base.smallest == 0:
         ends.append(0.0)
     return Interval(min(ends), max(ends))
 

@@ -20,7 +20,7 @@ import ctypes
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -463,7 +463,10 @@ class Tape:
             (n, i, s) for n, layer in enumerate(layers) for i, s in enumerate(layer.steps)
         ]
         self.layers = layers
-        self.leaves = [[Kept(leaf) for leaf in layer.leaves] for layer in layers]
+        self.given = [
+            [Kept(tensor) for tensor in (*layer.leaves, *drawn.values())]
+            for layer, drawn in zip(layers, draws, strict=True)
+        ]
         self.leaves_need_grad = [[leaf.requires_grad for leaf in layer.leaves] for layer in layers]
         self.autocast = AutocastState(next(iter(values.values())).device)
         self.calls: list[list[Group]] = [[] for _ in self.steps]
@@ -542,8 +545,7 @@ class Tape:
         layer_index, _, update = self.steps[step]
         assert isinstance(update, Update)
         scope = {**self.values, **self.draws[layer_index]}
-        if update.coefficients:
-            self.check_leaves(layer_index)
+        self.check_given(layer_index)
         for name in update.coefficients:
             scope[name] = self.layers[layer_index].coefficients[name]()
         for index, call in enumerate(update.calls):
@@ -551,9 +553,9 @@ class Tape:
                 scope[call.result] = self.results[step, index]
         return scope
 
-    def check_leaves(self, layer: int) -> None:
-        """Refuse coefficients that have changed since the forward pass."""
-        for kept in self.leaves[layer]:
+    def check_given(self, layer: int) -> None:
+        """Refuse coefficients, learned or drawn, that have changed since the forward pass."""
+        for kept in self.given[layer]:
             unpack(kept)
 
     def provide_calls(self, step: int) -> None:
@@ -591,7 +593,7 @@ class Tape:
         }
         values.update(self.draws[layer_index])
         layer = self.layers[layer_index]
-        self.check_leaves(layer_index)
+        self.check_given(layer_index)
         flags = self.leaves_need_grad[layer_index]
         with _needing_grad(layer.leaves, flags), self.capture(group) as kept:
             kept.update(id(t) for t in (*layer.leaves, *self.draws[layer_index].values()))
@@ -906,7 +908,8 @@ class _Exit(torch.autograd.Function):
 def _drain() -> None:
     """Run an empty backward pass, which drops what a failed one left in autograd's queue: handles
     that outlive the interpreter would crash it (seen on PyTorch 2.15)."""
-    torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+    with suppress(RuntimeError):  # in a forked process, say
+        torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
 
 # Strategies --------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from keyword import iskeyword
 from typing import TypeVar
@@ -197,7 +197,9 @@ class _Names:
         if isinstance(statement, Permute):
             return self.permutation(statement, place)
         known = (*self.stage.streams, *self.stage.constants, *temporaries, "layer", "depth")
-        self.expression(statement.value, place, known, self.stage.functions)
+        # Of a target that is no stream, only that is told.
+        target = (statement.target,) if isinstance(statement, Assign) else ()
+        self.expression(statement.value, place, (*known, *target), self.stage.functions)
         for call in calls(statement.value):
             if call.function in started:
                 message = (
@@ -213,14 +215,16 @@ class _Names:
                     "E204", message, place, at, "a temporary is a new name, given once"
                 )
         elif statement.target not in self.stage.streams:
-            self.not_a_stream(statement, place)
+            self.not_a_stream(statement, place, temporaries)
         return None
 
-    def not_a_stream(self, statement: Assign, place: Path) -> None:
+    def not_a_stream(self, statement: Assign, place: Path, temporaries: Iterable[str]) -> None:
         name = statement.target
         help = nearest(name, self.stage.streams)
         if name in self.stage.constants:
             message = f"`{name}` is a constant, and only streams are rewritten"
+        elif name in temporaries:
+            message = f"`{name}` is a temporary, and only streams are rewritten"
         else:
             message = f"there is no stream `{name}`"
             help += f"  (a temporary is written `{name} := …`)"

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Workers of pytest share the cores: threads that wait for one another across them take ten times as
+# long. The processes that tests start get as many, since sums depend on it in their last bits.
+# Set before torch is imported, which reads it then.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from archspec.diagnostics import SpecError
 from archspec.loading import load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -32,3 +33,15 @@ def test_the_list_of_specs_is_complete() -> None:
 
 def test_no_placeholders_are_left() -> None:
     assert not re.findall(r"@[A-Z]+@", README)
+
+
+def test_the_benchmark_table_quotes_its_result() -> None:
+    linked = re.search(r"\]\((benchmarks/results/\S+\.json)\)", README)
+    assert linked
+    rows = json.loads((ROOT / linked[1]).read_text(encoding="utf-8"))["rows"]
+    for row in rows:
+        quoted = (
+            f"| {row['depth']} | {row['strategy']} | {row['peak_bytes'] / 1e6:.1f} "
+            f"| {row['peak_ratio']:.2f} | {row['step_ratio']:.2f} |"
+        )
+        assert quoted in README, quoted

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `archspec --help` a
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -67,3 +68,6 @@ def main() -> None:
 
     SPEC is a file, or the name of a shipped spec such as momrev_vit_digits.
     """
+    # Read by torch when it is imported. Threads that spin while they wait make a small network ten
+    # times slower on a machine that is doing something else too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

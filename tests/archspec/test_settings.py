@@ -87,13 +87,6 @@ label_smoothing, learning_rate, optimizer, precision, seed, warmup, weight_decay
 --set:1:57: error[E105] expected a number, found `high`
     1 | stages.trunk.constants.gamma={learn: 0.9, within: [0.5, high]}
       |                                                         ^^^^""",
-    "stages.trunk.coupling=momentun": """\
---set:1:23: error[E501] there is no coupling `momentun`
-    1 | stages.trunk.coupling=momentun
-      |                       ^^^^^^^^
-  help: did you mean `momentum`?  names here: additive, affine, asynchronous_leapfrog, bdia, \
-euler, leapfrog, midpoint, momentum, momentum_pair, residual, residual_pair, reversible_heun, \
-rk4, verlet""",
     "stem.7=relu": """\
 --set:1:6: error[E503] there is no entry 7 in this list, which has 2, from 0
     1 | stem.7=relu

@@ -198,7 +198,10 @@ def interpret(
         scope |= {"layer": Fraction(index), "depth": Fraction(depth)}
         for name, constant in stage.plan.constants.items():
             if isinstance(constant, Learned):
-                scope[name] = _learned(constant, layer.coefficients._parameters[name])
+                parameter = layer.coefficients._parameters[name]
+                if constant.per == "channel" and streams[0].dim() == 4:
+                    parameter = parameter[:, None, None]
+                scope[name] = _learned(constant, parameter)
         for name, constant in stage.plan.constants.items():
             if not isinstance(constant, (Learned, Drawn)):
                 scope[name] = eval(str(CONSTANTS[name]), scope)

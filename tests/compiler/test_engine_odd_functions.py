@@ -193,6 +193,10 @@ def test_streams_that_are_only_read(strategy: str) -> None:
     built = network(stage).stages[0]
     found = outcome(built, streams_for(built))
     assert torch.equal(found.outputs[2], streams_for(built)[2])
+    x, y, c = streams_for(built)
+    needing = [out.requires_grad for out in built.requires_grad_(False)(x.requires_grad_(), y, c)]
+    assert needing == [True, False, False]
+    built.requires_grad_(True)
     assert (
         gradient_error(
             found, outcome(network({**stage, "backward": "store"}).stages[0], streams_for(built))

@@ -74,6 +74,18 @@ def test_weights_loaded_before_backward(strategy: str) -> None:
         loss.backward()
 
 
+@pytest.mark.parametrize("strategy", REPLAYED)
+def test_draws_changed_before_backward(strategy: str) -> None:
+    stage = network({"depth": 3, "coupling": "bdia", "functions": {"F": BRANCH}}).stages[0]
+    stage.backward = strategy  # type: ignore[assignment]
+    streams = streams_for(stage)
+    draws = stage.draw(streams[0])
+    loss = sum(out.square().sum() for out in stage(*streams, draws=draws))
+    draws[1]["gamma"].neg_()
+    with pytest.raises(RuntimeError, match=CHANGED):
+        loss.backward()
+
+
 def test_final_streams_changed_before_backward() -> None:
     stage = network(additive()).stages[0]
     leaving = stage(*streams_for(stage))
@@ -255,25 +267,25 @@ def test_the_step_after_an_error(
     assert gradient_error(found, wanted) == 0
 
 
-CRASH = """
-import torch, archspec, sys
+FAILING = """
+import sys
 sys.path.insert(0, "tests/compiler")
-from small_networks import additive, network
-model = network(additive(F=[{"linear": "channels"}, "tanh"], G=["tanh"]))
-stage = {"streams": {"x": "input", "y": "input", "z": "input"}, "depth": 3, "output": "x + y + z",
-    "functions": {"F": ["layer_norm", "tanh"], "G": ["layer_norm", "tanh"]},
-    "update": ["x += F(y) + G(y)", "z += F(x) + G(y) + G(x)"]}
-model = network(stage)
-value = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
+import archspec
+from small_networks import network, streams_for
+functions = {"F": [{"linear": "channels"}, "tanh"], "G": [{"linear": "channels"}, "tanh"]}
+stage = {"depth": 3, "streams": {"x": "input", "y": "input"}, "functions": functions,
+    "update": ["x += F(y) + G(y)"], "output": "x + y", "backward": "checkpoint"}
+stage = network(stage).stages[0]
 def fail(*_):
     if archspec.is_replaying():
         raise KeyError("no")
-model.stages[0].layers[1].F.register_forward_pre_hook(fail)
-model(value).square().sum().backward()
+stage.layers[1].G.register_forward_pre_hook(fail)
+streams = [stream.requires_grad_() for stream in streams_for(stage)]
+sum(out.square().sum() for out in stage(*streams)).backward()
 """
 
 
 def test_a_process_that_fails_in_backward_ends_with_its_traceback() -> None:
-    done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True)
     assert done.stderr.strip().endswith("KeyError: 'no'")
     assert done.returncode == 1  # not a signal

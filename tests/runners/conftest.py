@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from archspec.loading import Loaded, load
-
-# Workers of pytest share the cores: threads that wait for one another across them take ten times as
-# long. The processes that tests start get as many, since sums depend on it in their last bits.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 
 TINY: dict[str, Any] = {
     "archspec": 1,
