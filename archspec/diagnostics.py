@@ -117,7 +117,7 @@ def _place(diagnostic: Diagnostic) -> tuple[str, int, int]:
 
 def nearest(name: object, names: Iterable[str]) -> str:
     """A help text that offers the nearest of `names`, then all of them."""
-    known = sorted(names)
+    known = sorted(set(names))
     if not known:
         return ""
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)

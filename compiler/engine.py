@@ -732,8 +732,11 @@ class _Substituted(nn.Module):
         self.tensors = dict(zip(names, tensors, strict=True))
 
     def forward(self, *arguments: Tensor) -> Tensor:
-        """Call the function with the tensors in place of its own."""
-        result: Tensor = torch.func.functional_call(self.function[0], self.tensors, arguments)
+        """Call the function with the tensors in place of its own. Those of every module are among
+        them, so that there is nothing to tie."""
+        result: Tensor = torch.func.functional_call(
+            self.function[0], self.tensors, arguments, tie_weights=False
+        )
         return result
 
 

@@ -285,10 +285,10 @@ class _Names:
             if name not in self.used | defined:
                 message = f"the constant `{name}` is not used"
                 self.mistakes.key("E203", message, (*self.path, "constants", name))
-        written = {name for s in self.program.update for name in _written(s)}
+        reaching = _reaching(self.program)
         for name in self.stage.streams:
-            if name not in self.used | written:
-                message = f"the stream `{name}` is not used"
+            if name not in reaching:
+                message = f"the stream `{name}` has no part in the output"
                 self.mistakes.key("E203", message, (*self.path, "streams", name))
         for name in self.stage.functions:
             if name not in self.called:
@@ -305,10 +305,20 @@ def _names_of(constant: Constant) -> frozenset[str]:
     return frozenset() if isinstance(constant, (Learned, Drawn)) else names(constant)
 
 
-def _written(statement: Statement) -> tuple[str, ...]:
-    if isinstance(statement, Permute):
-        return statement.targets
-    return (statement.target,) if isinstance(statement, Assign) else ()
+def _reaching(program: Program) -> frozenset[str]:
+    """The streams and temporaries that the output depends on, over any number of layers."""
+    reaching = names(program.output)
+    while True:
+        found = set(reaching)
+        for statement in program.update:
+            if isinstance(statement, Permute):
+                moved = zip(statement.targets, statement.sources, strict=False)
+                found |= {source for target, source in moved if target in reaching}
+            elif (statement.name if isinstance(statement, Let) else statement.target) in reaching:
+                found |= names(statement.value)
+        if found == reaching:
+            return reaching
+        reaching = frozenset(found)
 
 
 def _varies(name: str, constants: Mapping[str, Constant]) -> bool:

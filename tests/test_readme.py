@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 
 from archspec.loading import zoo
@@ -45,3 +47,11 @@ def test_the_benchmark_table_quotes_its_result() -> None:
             f"| {row['peak_ratio']:.2f} | {row['step_ratio']:.2f} |"
         )
         assert quoted in README, quoted
+
+
+def test_the_python_example_runs() -> None:
+    (block,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    for start, back in zip(names["streams"], names["back"], strict=True):
+        torch.testing.assert_close(back, start, rtol=1e-4, atol=1e-4)

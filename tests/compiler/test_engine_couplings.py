@@ -23,8 +23,8 @@ from torch import Tensor
 
 from compiler.network import Network
 
-FILES = sorted(Path("specs/couplings").glob("*.yaml"))
-COUPLINGS = [file.stem for file in FILES]
+ROOT = Path(__file__).parents[2]
+COUPLINGS = sorted(file.stem for file in (ROOT / "specs" / "couplings").glob("*.yaml"))
 DEPTHS = (1, 2, 3, 7)
 NOT_INVERTIBLE = ("residual", "residual_pair", "euler", "rk4")
 

@@ -128,6 +128,20 @@ class Reusing(LinearFunction):
         return super().forward(super().forward(x).tanh() + x)
 
 
+class Tied(LinearFunction):
+    """One weight in two modules, one module in two places, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(6, 6)
+        self.other.weight = self.linear.weight
+        self.twice = nn.Sequential(self.linear, nn.Tanh(), self.linear)
+        self.register_buffer("shift", torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.twice(x) * self.other(x + self.shift)
+
+
 class Ragged(LinearFunction):
     """Half of it depends on the data."""
 
@@ -140,7 +154,7 @@ class Ragged(LinearFunction):
 
 ODD = [
     Same, View, Constant, Detached, HalfDetached, NoGradInside, InPlaceInside, GradInside,
-    Saving, Reusing, Ragged,
+    Saving, Reusing, Ragged, Tied,
 ]  # fmt: skip
 
 

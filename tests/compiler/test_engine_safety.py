@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,6 +287,7 @@ sum(out.square().sum() for out in stage(*streams)).backward()
 
 
 def test_a_process_that_fails_in_backward_ends_with_its_traceback() -> None:
-    done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True)
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, cwd=root)
     assert done.stderr.strip().endswith("KeyError: 'no'")
     assert done.returncode == 1  # not a signal

@@ -25,7 +25,6 @@ from small_networks import (
 from torch import Tensor
 
 import archspec
-from compiler.stage import Stage
 
 LEARNED = {
     "depth": 2,
@@ -287,17 +286,13 @@ def test_streams_of_different_widths(strategy: str) -> None:
     assert built.merge(*streams).shape == (4, 5, 6)
 
 
-def inverse_of(stage: Stage, streams: tuple[Tensor, ...]) -> float:
-    back = stage.inverse(*stage(*streams))
-    return max(error(b, s) for b, s in zip(back, streams, strict=True))
-
-
 def test_the_inverse_wants_functions_without_dropout() -> None:
     stage = network(LEARNED).stages[0]
     streams = streams_for(stage)
     with pytest.raises(RuntimeError, match=r"drew random numbers.*eval\(\)"):
-        inverse_of(stage, streams)
-    assert inverse_of(stage.eval(), streams) < 1e-12
+        stage.inverse(*streams)
+    back = stage.eval().inverse(*stage(*streams))
+    assert max(error(b, s) for b, s in zip(back, streams, strict=True)) < 1e-12
 
 
 def test_the_inverse_has_gradients() -> None:
@@ -323,6 +318,8 @@ def test_channels_last_all_the_way(strategy: str, size: list[int]) -> None:
     wanted = outcome(stage, streams)
     stage.backward = strategy  # type: ignore[assignment]
     last = [s.contiguous(memory_format=torch.channels_last) for s in streams]
+    stage.to(memory_format=torch.channels_last)
+    assert gradient_error(outcome(stage, streams), wanted) < 1e-11  # the weights alone
     found = outcome(stage, last)
     for out, plain in zip(found.outputs, wanted.outputs, strict=True):
         assert out.is_contiguous(memory_format=torch.channels_last)
