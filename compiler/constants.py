@@ -53,14 +53,19 @@ def fixed_values(
         "layer": Number(Fraction(layer)),
         "depth": Number(Fraction(depth)),
     }
-    pending = {n: c for n, c in constants.items() if not isinstance(c, (Learned, Drawn))}
+    pending = {n: c for n, c in constants.items() if isinstance(c, Expression)}
+
+    def settle(name: str) -> None:
+        constant = pending.pop(name)
+        for other in names(constant):
+            if other in pending:
+                settle(other)
+        values[name] = fold(constant, values)
+        if sum(1 for _ in subexpressions(values[name])) > MAX_PARTS:
+            raise OverflowError("a constant here is too long")
+
     while pending:
-        ready = [n for n, c in pending.items() if not names(c) & set(pending)]
-        assert ready, "resolve refuses constants that are defined by themselves"
-        for name in ready:
-            values[name] = fold(pending.pop(name), values)
-            if sum(1 for _ in subexpressions(values[name])) > MAX_PARTS:
-                raise OverflowError("a constant here is too long")
+        settle(next(iter(pending)))
     return values
 
 

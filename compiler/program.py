@@ -285,9 +285,11 @@ class _Names:
             if name not in self.used | defined:
                 message = f"the constant `{name}` is not used"
                 self.mistakes.key("E203", message, (*self.path, "constants", name))
+        streams = frozenset(self.stage.streams)
         reaching = _reaching(self.program)
         for name in self.stage.streams:
-            if name not in reaching:
+            # An output of no stream at all is another mistake.
+            if streams & names(self.program.output) and name not in reaching:
                 message = f"the stream `{name}` has no part in the output"
                 self.mistakes.key("E203", message, (*self.path, "streams", name))
         for name in self.stage.functions:

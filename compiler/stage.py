@@ -215,7 +215,10 @@ class Stage(nn.Module):
         """Streams → the stage's output (B, …)."""
         fixed = fixed_values(self.plan.constants, 0, self.plan.depth)
         expression = fold(self.plan.output, fixed)
-        return lower_tensor(expression, channel_dimension(self.plan.input))(self._values(streams))
+        value = lower(expression, channel_dimension(self.plan.input))(self._values(streams))
+        if isinstance(value, Tensor):
+            return value
+        return streams[0].new_full((streams[0].shape[0], *self.plan.result.sizes), value)
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -107,11 +108,36 @@ def test_what_is_never_used_is_told() -> None:
     update = "x += F(y); k := P(y)"
     error = said(update, {"g": 1}, streams="x y z", output="x", functions=functions)
     assert [line.split(" | ")[1] for line in error.splitlines()] == [
-        "E203 the stream `z` is not used",
+        "E203 the stream `z` has no part in the output",
         "E203 the function `G` is never called",
         "E203 the constant `g` is not used",
         "E203 the temporary `k` is not used",
     ]
+
+
+@pytest.mark.parametrize(
+    ("update", "output", "idle"),
+    [
+        ("x += F(y)", "x", ""),
+        ("x += F(y)", "y", "x"),
+        ("x += F(y); y += G(x)", "y", ""),
+        ("y += G(x); x += F(y); z += P(y)", "x", "z"),
+        ("x += F(y); y += G(y)", "y", "x"),
+        ("k := F(y); x += k", "x", ""),
+        ("k := F(y); x += F(x); z += k", "x", "yz"),
+        ("x, y, z = y, z, x; x += F(x)", "z", ""),
+        ("x, y = y, x; z += F(x)", "x", "z"),
+        ("x = F(y); y = G(z); z = P(z)", "x", ""),
+    ],
+)
+def test_every_stream_has_a_part_in_the_output(update: str, output: str, idle: str) -> None:
+    names = sorted({*re.findall(r"\b[xyz]\b", update)})
+    stage = {"streams": " ".join(names), "output": output, "backward": "store"}
+    if idle:
+        error = said(update, **stage)
+        assert re.findall("E203 the stream `(.)` has no part", error) == list(idle)
+    else:
+        assert stage_plan(update, **stage)
 
 
 def test_all_mistakes_of_a_program_are_told_at_once() -> None:
