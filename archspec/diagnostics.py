@@ -109,6 +109,10 @@ class SpecError(ValueError):
             shown.append(f"… and {len(self.diagnostics) - MAX_SHOWN} more")
         super().__init__("\n".join(shown))
 
+    def __reduce__(self) -> tuple[type[SpecError], tuple[tuple[Diagnostic, ...]]]:
+        """Pickled by its mistakes, not by its text."""
+        return type(self), (self.diagnostics,)
+
 
 def _place(diagnostic: Diagnostic) -> tuple[str, int, int]:
     span = diagnostic.span

@@ -22,6 +22,7 @@ SETTING = "--set"
 """What errors call a setting."""
 PROGRAM = ("streams", "constants", "update", "output")
 """The keys of a coupling that a stage takes over."""
+_COUPLING = re.compile(r"[^=]*\.coupling\s*=")
 _STAND_IN = read("{streams: {x: input}, update: [x = x], output: x}", "<stand-in>")
 """The program of a coupling that cannot be read: the rest of its stage is still validated."""
 
@@ -145,7 +146,7 @@ def _with_settings(tree: Node, settings: Iterable[str]) -> Node:
     """A tree with settings laid over it in turn, those that choose a coupling first: they clear
     the program that others change."""
     errors: list[Diagnostic] = []
-    for setting in sorted(settings, key=lambda s: not s.partition("=")[0].endswith(".coupling")):
+    for setting in sorted(settings, key=lambda s: not _COUPLING.match(s)):
         try:
             over = setting_tree(setting)
             _check_setting(tree, over)
@@ -165,7 +166,7 @@ def _check_setting(tree: Node, over: Node) -> None:
     if "stages" in tree.map and "stages" in over.map:
         known, stages = tree.map["stages"].map, over.map["stages"]
         for name, stage in stages.map.items():
-            if name not in known and not set(Stage.model_fields) <= set(stage.map):
+            if name not in known and not {"depth", "functions"} <= set(stage.map):
                 help = nearest(name, known)
                 message = f"there is no stage `{name}`"
                 raise SpecError([Diagnostic("E503", message, stages.keys[name], help)])

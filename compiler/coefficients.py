@@ -45,9 +45,9 @@ class Coefficients(nn.Module):
 
         return evaluate
 
-    def leaves(self) -> tuple[Tensor, ...]:
-        """The parameters themselves."""
-        return tuple(p for p in self._parameters.values() if p is not None)
+    def leaves(self) -> dict[str, Tensor]:
+        """The parameters themselves, by the names of their coefficients."""
+        return {name: p for name, p in self._parameters.items() if p is not None}
 
 
 def _to_parameter(constant: Learned) -> float:

@@ -21,7 +21,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -78,8 +78,8 @@ class Layer:
     steps: tuple[Step, ...]
     functions: Mapping[str, nn.Module]
     coefficients: Mapping[str, Callable[[], Tensor]]
-    leaves: tuple[Tensor, ...] = ()
-    """The parameters that coefficients are computed from."""
+    leaves: Mapping[str, Tensor] = field(default_factory=dict)
+    """The parameter that each coefficient is computed from."""
 
 
 # Forward -----------------------------------------------------------------------------------------
@@ -120,22 +120,29 @@ def execute(step: Step, layer: Layer, values: Values, tracer: Direct) -> None:
     for index, call in enumerate(step.calls):
         arguments = [argument(scope) for argument in call.arguments]
         scope[call.result] = tracer.call(step, index, layer.functions[call.function], arguments)
-    values[step.target] = step.forward(scope).contiguous(memory_format=tracer.layout)
+    values[step.target] = settled(step.forward(scope), tracer.layout)
 
 
 def layout_of(values: Values) -> torch.memory_format:
     """The memory layout that all streams of a stage keep, forward and back (convolutions differ
-    bitwise between layouts): that of the first stream."""
-    first = next(iter(values.values()))
-    is_last = first.dim() == 4 and not first.is_contiguous()
-    if is_last and first.is_contiguous(memory_format=torch.channels_last):
+    bitwise between layouts): that of the first stream of images."""
+    first = next((value for value in values.values() if value.dim() == 4), None)
+    # By strides: a chunk of the channels of such images is not contiguous in either layout.
+    if first is not None and first.stride(1) == 1 and first.shape[1] > 1 and first.stride(3) > 1:
         return torch.channels_last
     return torch.contiguous_format
 
 
 def laid_out(values: Values, layout: torch.memory_format) -> Values:
     """Every stream in one memory layout."""
-    return {name: value.contiguous(memory_format=layout) for name, value in values.items()}
+    return {name: settled(value, layout) for name, value in values.items()}
+
+
+def settled(value: Tensor, layout: torch.memory_format) -> Tensor:
+    """A stream in a memory layout; only images (B, C, H, W) have a choice."""
+    if value.dim() != 4:
+        return value.contiguous()
+    return value.contiguous(memory_format=layout)
 
 
 def run(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
@@ -192,8 +199,16 @@ def _scope(layer: Layer, step: Update, values: Values) -> Values:
         scope[name] = layer.coefficients[name]()
     for call in step.calls:
         arguments = [argument(scope) for argument in call.arguments]
-        scope[call.result] = invoke(layer.functions[call.function], arguments)
+        scope[call.result] = invoke(_uncounted(layer.functions[call.function]), arguments)
     return scope
+
+
+def _uncounted(function: nn.Module) -> nn.Module:
+    """A function whose batch normalisation counts no statistics: they are the forward pass's."""
+    parameters, buffers, _ = _contents(function)
+    if not buffers:
+        return function
+    return _Substituted(function, [*parameters, *(buffer.clone() for buffer in buffers)])
 
 
 def _definition(layer: Layer, name: str) -> tuple[int, Update]:
@@ -464,10 +479,12 @@ class Tape:
         ]
         self.layers = layers
         self.given = [
-            [Kept(tensor) for tensor in (*layer.leaves, *drawn.values())]
+            {name: Kept(tensor) for name, tensor in {**layer.leaves, **drawn}.items()}
             for layer, drawn in zip(layers, draws, strict=True)
         ]
-        self.leaves_need_grad = [[leaf.requires_grad for leaf in layer.leaves] for layer in layers]
+        self.leaves_need_grad = [
+            [leaf.requires_grad for leaf in layer.leaves.values()] for layer in layers
+        ]
         self.autocast = AutocastState(next(iter(values.values())).device)
         self.calls: list[list[Group]] = [[] for _ in self.steps]
         self.arithmetic: list[Group] = []
@@ -501,7 +518,7 @@ class Tape:
         group = Group(len(self.arithmetic), -1, [])
         layer_index, _, _ = self.steps[len(self.arithmetic)]
         self.arithmetic.append(group)
-        leaves = (*self.layers[layer_index].leaves, *self.draws[layer_index].values())
+        leaves = (*self.layers[layer_index].leaves.values(), *self.draws[layer_index].values())
         return group, {id(tensor) for tensor in leaves}
 
     def open_call(self, index: int, needs_grad: tuple[bool, ...], module: ModuleState) -> Group:
@@ -545,7 +562,7 @@ class Tape:
         layer_index, _, update = self.steps[step]
         assert isinstance(update, Update)
         scope = {**self.values, **self.draws[layer_index]}
-        self.check_given(layer_index)
+        self.check_given(layer_index, update)
         for name in update.coefficients:
             scope[name] = self.layers[layer_index].coefficients[name]()
         for index, call in enumerate(update.calls):
@@ -553,10 +570,11 @@ class Tape:
                 scope[call.result] = self.results[step, index]
         return scope
 
-    def check_given(self, layer: int) -> None:
-        """Refuse coefficients, learned or drawn, that have changed since the forward pass."""
-        for kept in self.given[layer]:
-            unpack(kept)
+    def check_given(self, layer: int, step: Update) -> None:
+        """Refuse coefficients of a step, learned or drawn, that have changed since the forward
+        pass. Those of other steps may: an optimizer may run as soon as a gradient is there."""
+        for name in (*step.coefficients, *self.draws[layer]):
+            unpack(self.given[layer][name])
 
     def provide_calls(self, step: int) -> None:
         """Replay the calls of a step that have not been."""
@@ -593,10 +611,10 @@ class Tape:
         }
         values.update(self.draws[layer_index])
         layer = self.layers[layer_index]
-        self.check_given(layer_index)
-        flags = self.leaves_need_grad[layer_index]
-        with _needing_grad(layer.leaves, flags), self.capture(group) as kept:
-            kept.update(id(t) for t in (*layer.leaves, *self.draws[layer_index].values()))
+        self.check_given(layer_index, update)
+        leaves, flags = tuple(layer.leaves.values()), self.leaves_need_grad[layer_index]
+        with _needing_grad(leaves, flags), self.capture(group) as kept:
+            kept.update(id(t) for t in (*leaves, *self.draws[layer_index].values()))
             execute(update, layer, values, _Replayed(self, step))
         return values[update.target].detach()
 
@@ -819,7 +837,7 @@ class ReversibleTape(Tape):
             self.provide_calls(index)
             assert step.inverse is not None
             recovered = step.inverse(self.scope(index))
-            values[step.target] = recovered.contiguous(memory_format=self.layout)
+            values[step.target] = settled(recovered, self.layout)
             if self.arithmetic[index].handles:
                 self.replay_arithmetic(index)
         self.forget_results(index)
@@ -845,7 +863,7 @@ class ReversibleTape(Tape):
             values[definition.target] = self.replay_arithmetic(step)
         else:
             value = definition.forward(self.scope(step))
-            values[definition.target] = value.contiguous(memory_format=self.layout)
+            values[definition.target] = settled(value, self.layout)
         self.forget_results(step)
 
     def forget_results(self, step: int) -> None:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from archspec.expressions import Expression, fold, names
-from archspec.shapes import Sizes, channel_dimension, elements
+from archspec.shapes import Shape, Sizes, channel_dimension, elements
 from archspec.spec import Backward, Drawn, Learned
 from compiler import engine
 from compiler.canonical import call_reads, lift_calls, reads
 from compiler.coefficients import Coefficients, draw
 from compiler.constants import fixed_values
 from compiler.functions import build_function, build_layers
-from compiler.lower import affine, affine_inverse, lower, lower_stream, lower_tensor
+from compiler.lower import affine, affine_inverse, lower, lower_stream
 from compiler.plan import Affine, General, Permutation, StagePlan, Step, StreamPlan, Temporary
 
 
@@ -129,7 +129,7 @@ class Stage(nn.Module):
     def __init__(self, plan: StagePlan, classes: int) -> None:
         super().__init__()
         self.plan = plan
-        self.backward: Backward = plan.backward
+        self._backward: Backward = plan.backward
         self.transition = build_layers(plan.transition)
         starts = {
             f.name: build_function(f, Sizes.of(classes=classes)) for f in plan.start_functions
@@ -138,6 +138,16 @@ class Stage(nn.Module):
         self.layers = nn.ModuleList(
             LayerModule(plan, i, Sizes.of(layer=i, depth=plan.depth)) for i in range(plan.depth)
         )
+
+    @property
+    def backward(self) -> Backward:
+        """How the backward pass comes by activations. Setting it raises ValueError for a strategy
+        that there is not, or that this program does not allow."""
+        return self._backward
+
+    @backward.setter
+    def backward(self, strategy: str) -> None:
+        self._backward = check_strategy(strategy, self.plan)
 
     def forward(self, *streams: Tensor, draws: Sequence[engine.Values] | None = None) -> Any:
         """Streams before the first layer → streams after the last, as tuples in the spec's order.
@@ -148,7 +158,7 @@ class Stage(nn.Module):
         values = self._values(streams)
         layers = [layer.steps() for layer in self._layer_modules()]
         draws = self.draw(streams[0]) if draws is None else draws
-        return tuple(self._strategy()(layers, values, draws).values())
+        return tuple(self._strategy(streams)(layers, values, draws).values())
 
     def inverse(self, *streams: Tensor, draws: Sequence[engine.Values] | None = None) -> Any:
         """Streams after the last layer → streams before the first: the derived inverse.
@@ -194,7 +204,8 @@ class Stage(nn.Module):
         """The stage's input (B, …) → its streams."""
         entry: Tensor = self.transition(value)
         kind = entry.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        half = entry.dtype in (torch.float16, torch.bfloat16)
+        if half and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             entry = entry.float()  # autocast is for residual functions; streams keep fp32
         return tuple(self._start(stream, entry) for stream in self.plan.streams)
 
@@ -204,21 +215,20 @@ class Stage(nn.Module):
         scope = {"input": entry, "zeros": torch.zeros_like(entry)}
         expression, calls = lift_calls(fold(stream.start, fixed))
         for call in calls:
-            arguments = [lower_tensor(a, channels)(scope) for a in call.arguments]
+            (function,) = (f for f in self.plan.start_functions if f.name == call.function)
+            arguments = [
+                _filled(lower(argument, channels)(scope), entry, shape)
+                for argument, shape in zip(call.arguments, function.arguments, strict=True)
+            ]
             scope[call.result] = engine.invoke(self.starts[call.function], arguments)
-        value = lower(expression, channels)(scope)
-        if isinstance(value, Tensor):
-            return value
-        return entry.new_full((entry.shape[0], *stream.shape.sizes), value)
+        return _filled(lower(expression, channels)(scope), entry, stream.shape)
 
     def merge(self, *streams: Tensor) -> Tensor:
         """Streams → the stage's output (B, …)."""
         fixed = fixed_values(self.plan.constants, 0, self.plan.depth)
         expression = fold(self.plan.output, fixed)
         value = lower(expression, channel_dimension(self.plan.input))(self._values(streams))
-        if isinstance(value, Tensor):
-            return value
-        return streams[0].new_full((streams[0].shape[0], *self.plan.result.sizes), value)
+        return _filled(value, streams[0], self.plan.result)
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""
@@ -242,7 +252,7 @@ class Stage(nn.Module):
                 raise ValueError(f"stream `{stream.name}` is {stream.shape}, found a batch {found}")
         return {stream.name: tensor for stream, tensor in zip(expected, streams, strict=True)}
 
-    def _strategy(self) -> Any:
+    def _strategy(self, streams: Sequence[Tensor]) -> Any:
         if not torch.is_grad_enabled() or self.backward == "store":
             return engine.run
         if self.backward == "checkpoint":
@@ -250,7 +260,20 @@ class Stage(nn.Module):
         if not self.training and not self.plan.invertible_in_evaluation:
             # The gradient is still wanted, and there is nothing to reconstruct from.
             return engine.run
+        if any(stream.dtype in (torch.float16, torch.bfloat16) for stream in streams):
+            raise RuntimeError(
+                f"the streams of stage `{self.plan.name}` are in half precision, in which they "
+                "cannot be reconstructed well enough for a gradient: keep the model in float32 and "
+                "use torch.autocast, or set_backward('checkpoint')"
+            )
         return engine.run_reversible
+
+
+def _filled(value: Tensor | float, like: Tensor, shape: Shape) -> Tensor:
+    """A value as a batch of `shape`, as large as `like`: expressions such as 0*x fold to numbers."""
+    if isinstance(value, Tensor):
+        return value
+    return like.new_full((like.shape[0], *shape.sizes), value)
 
 
 def check_strategy(backward: str, plan: StagePlan) -> Backward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,13 @@ def test_mistakes_are_sorted_told_once_and_told_in_part() -> None:
     assert [d.message for d in error.diagnostics] == [f"m{i}" for i in range(200)]
     assert str(error).count("error[") == MAX_SHOWN
     assert str(error).endswith(f"… and {200 - MAX_SHOWN} more")
+
+
+def test_an_error_reaches_another_process_whole() -> None:
+    error = SpecError([Diagnostic("E1", "m", Source("s", "ab").at(1), "help")])
+    back = pickle.loads(pickle.dumps(error))
+    assert back.diagnostics == error.diagnostics
+    assert str(back) == str(error)
 
 
 def test_a_place_past_the_end_of_its_line_is_shown() -> None:

@@ -57,9 +57,14 @@ def test_later_settings_stand_over_earlier_ones() -> None:
 
 @pytest.mark.parametrize("turn", [1, -1])
 def test_a_coupling_is_set_before_what_changes_it(turn: int) -> None:
-    settings = ["stages.trunk.coupling=momentum", "stages.trunk.constants.gamma=0.5"]
+    settings = ["stages.trunk.coupling = momentum", "stages.trunk.constants.gamma=0.5"]
     settings = [*settings[::turn], "stages.trunk.functions.G="]
     assert load(NAME, settings).spec.stages["trunk"].constants == {"gamma": 0.5}
+
+
+def test_a_whole_stage_may_be_set() -> None:
+    stage = "stages.more={depth: 1, coupling: euler, functions: {F: [tanh]}}"
+    assert list(load(NAME, [stage]).spec.stages) == ["trunk", "more"]
 
 
 GOLDEN = {
@@ -164,7 +169,14 @@ def test_a_spec_is_named_by_path_or_name(tmp_path: Path, monkeypatch: pytest.Mon
         Path(path).parent.mkdir(exist_ok=True)
         Path(path).write_text(text.format(name), encoding="utf-8")
     Path("plain").write_text(text.format("d"), encoding="utf-8")
-    named = ["mine.yaml", "mine", tmp_path / "mine.yaml", "other.yml", "folder/spec", "plain"]
+    named: list[str | Path] = [
+        "mine.yaml",
+        "mine",
+        tmp_path / "mine.yaml",
+        "other.yml",
+        "folder/spec",
+        "plain",
+    ]
     assert [load(what).spec.name for what in named] == ["a", "a", "a", "b", "c", "d"]
     assert load("vit_digits").spec.name == "vit_digits"
 

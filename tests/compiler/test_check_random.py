@@ -75,7 +75,7 @@ class Programs(Random):
             constants.setdefault(name, 0.9)
         functions = {name: self.choice(FUNCTIONS) for name in "FGP" if name in used}
         backward = self.choice(["store", "checkpoint", "reversible"])
-        stage = {"functions": functions, "depth": 3, "backward": backward}
+        stage: dict[str, Any] = {"functions": functions, "depth": 3, "backward": backward}
         return spec(update, constants, streams=streams, **stage)
 
 
