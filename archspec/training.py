@@ -149,7 +149,7 @@ OptimizerEntry = Annotated[
 
 class Train(Model):
     """The training recipe. The learning rate rises linearly over `warmup` epochs, then falls to
-    `final_learning_rate` along a cosine."""
+    `final_learning_rate` along a cosine. A short run warms up for half of its epochs at most."""
 
     epochs: int = Field(ge=1, le=100_000)
     batch: int = Field(ge=1, le=2**20)

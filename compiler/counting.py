@@ -79,6 +79,11 @@ def _norm_elements(module: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
+def kept_bytes_per_input(plan: NetworkPlan, backward: str | None = None) -> int:
+    """Bytes of activations kept for each input of a batch: the slope over the batch size."""
+    return (kept_bytes(plan, backward, 4) - kept_bytes(plan, backward, 2)) // 2
+
+
 def kept_bytes(plan: NetworkPlan, backward: str | None = None, batch: int = 1) -> int:
     """Bytes of activations alive between a training step's forward and backward, in float32:
     counted on fake CPU tensors. `backward` overrides the spec's strategies."""

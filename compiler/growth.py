@@ -8,16 +8,26 @@ and that a perfect inverse must keep.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from archspec.expressions import Binary, Call, Expression, Name, Negative, Number, Power, fold
+from archspec.expressions import (
+    Binary,
+    Call,
+    Expression,
+    Name,
+    Negative,
+    Number,
+    Power,
+    fold,
+    names,
+)
 from archspec.spec import Learned
 from compiler.constants import drawn_combinations, fixed_values
-from compiler.plan import Affine, Permutation, StagePlan, Temporary
+from compiler.plan import Affine, Constant, Permutation, StagePlan, Temporary
 
 FLOAT32_STEP = 2.0**-24
 """The largest relative error of rounding to float32."""
@@ -46,18 +56,47 @@ class Stability:
         return self.growth * FLOAT32_STEP
 
 
-def stability(plan: StagePlan) -> Stability:
-    """The growth and the bits of an invertible stage; the worst over its draws in training."""
-    found = [_stability(plan, drawn) for drawn in drawn_combinations(plan.constants)]
+def stability(plan: StagePlan) -> Stability | None:
+    """The growth and the bits of an invertible stage: the worst over its draws in training, and
+    over its learned coefficients where they start and at both ends of their ranges.
+
+    None where they are not a matter of the linear part: a scale that reads a stream has its values
+    from the data, and some programs have no linear part at zero (`y/F(y)`).
+    """
+    if any(isinstance(step, Affine) and _reads_streams(step, plan) for step in plan.steps):
+        return None
+    try:
+        found = [
+            _stability(plan, {**drawn, **learned})
+            for drawn in drawn_combinations(plan.constants)
+            for learned in learned_values(plan.constants)
+        ]
+    except (ArithmeticError, RuntimeError):  # singular matrices are RuntimeErrors
+        return None
     return Stability(max(s.growth for s in found), max(s.bits for s in found))
 
 
-def _stability(plan: StagePlan, drawn: Mapping[str, float]) -> Stability:
+def learned_values(constants: Mapping[str, Constant]) -> Iterator[dict[str, float]]:
+    """Learned coefficients where they start, then all at the low, then all at the high end of
+    their ranges. Those without a range, which no scale may read, stay where they start."""
+    learned = {name: c for name, c in constants.items() if isinstance(c, Learned)}
+    yield {name: c.learn for name, c in learned.items()}
+    if any(c.within for c in learned.values()):
+        yield {name: c.within[0] if c.within else c.learn for name, c in learned.items()}
+        yield {name: c.within[1] if c.within else c.learn for name, c in learned.items()}
+
+
+def _reads_streams(step: Affine, plan: StagePlan) -> bool:
+    """Whether a step's scale depends on more than coefficients."""
+    return bool(names(step.scale) - set(plan.constants) - {"layer", "depth"})
+
+
+def _stability(plan: StagePlan, values: Mapping[str, float]) -> Stability:
     streams = [stream.name for stream in plan.streams]
     inverse = torch.eye(len(streams), dtype=torch.float64)
     bits = 0.0
     for layer in range(plan.depth):
-        matrix = layer_matrix(plan, layer, drawn)
+        matrix = layer_matrix(plan, layer, values)
         inverse = inverse @ torch.linalg.inv(matrix)
         bits -= math.log2(abs(float(torch.linalg.det(matrix))))
     finite = bool(torch.isfinite(inverse).all())
@@ -65,16 +104,15 @@ def _stability(plan: StagePlan, drawn: Mapping[str, float]) -> Stability:
     return Stability(growth, max(0.0, bits))
 
 
-def layer_matrix(plan: StagePlan, layer: int, drawn: Mapping[str, float]) -> Tensor:
+def layer_matrix(plan: StagePlan, layer: int, coefficients: Mapping[str, float]) -> Tensor:
     """M of one layer, (streams, streams) in float64: row i is stream i afterwards, by those before.
-    Learned coefficients have their initial values."""
+    `coefficients` gives the learned and the drawn ones. Raises ArithmeticError."""
     streams = [stream.name for stream in plan.streams]
     size = len(streams)
     unit = torch.eye(size, dtype=torch.float64)
     values = {name: _Linear(0.0, unit[i]) for i, name in enumerate(streams)}
     none = torch.zeros(size, dtype=torch.float64)
-    scalars = {**drawn, **_initial(plan)}
-    values.update({name: _Linear(value, none) for name, value in scalars.items()})
+    values.update({name: _Linear(value, none) for name, value in coefficients.items()})
     fixed = fixed_values(plan.constants, layer, plan.depth)
     for step in plan.steps:
         if isinstance(step, Permutation):
@@ -90,10 +128,6 @@ def layer_matrix(plan: StagePlan, layer: int, drawn: Mapping[str, float]) -> Ten
             name = step.name if isinstance(step, Temporary) else step.target
             values[name] = _evaluate(fold(step.value, fixed), scope, none)
     return torch.stack([values[name].part for name in streams])
-
-
-def _initial(plan: StagePlan) -> dict[str, float]:
-    return {n: c.learn for n, c in plan.constants.items() if isinstance(c, Learned)}
 
 
 @dataclass(frozen=True)

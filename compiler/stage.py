@@ -207,6 +207,10 @@ class Stage(nn.Module):
         half = entry.dtype in (torch.float16, torch.bfloat16)
         if half and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             entry = entry.float()  # autocast is for residual functions; streams keep fp32
+        return self.start(entry)
+
+    def start(self, entry: Tensor) -> tuple[Tensor, ...]:
+        """What has passed the transition (B, …) → the stage's streams."""
         return tuple(self._start(stream, entry) for stream in self.plan.streams)
 
     def _start(self, stream: StreamPlan, entry: Tensor) -> Tensor:
@@ -270,7 +274,7 @@ class Stage(nn.Module):
 
 
 def _filled(value: Tensor | float, like: Tensor, shape: Shape) -> Tensor:
-    """A value as a batch of `shape`, as large as `like`: expressions such as 0*x fold to numbers."""
+    """A value as a batch of `shape`, as large as `like` (expressions such as 0*x are numbers)."""
     if isinstance(value, Tensor):
         return value
     return like.new_full((like.shape[0], *shape.sizes), value)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from archspec.expressions import ONE, Negative, show
-from compiler.counting import Cost, costs, kept_bytes, parameters
-from compiler.growth import stability
+from archspec.spec import Learned
+from compiler.canonical import reads, unlift
+from compiler.counting import Cost, costs, kept_bytes_per_input, parameters
+from compiler.growth import FLOAT32_STEP, Stability, stability
 from compiler.lower import affine_inverse
 from compiler.network import Network
 from compiler.plan import Affine, Permutation, StagePlan, Step, Temporary
-from compiler.verify import StageVerification
+from compiler.verify import StageVerification, worst
 
 DRIFT_WARNING = 1e-3
 """A predicted relative error of float32 streams past which gradients are spoilt."""
@@ -55,8 +59,17 @@ class Summary:
     verification: dict[str, object] | None
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON: what is not a finite number is null."""
+        plain: dict[str, object] = _finite(asdict(self))
+        return plain
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summarise(network: Network, verification: list[StageVerification] | None) -> Summary:
@@ -73,25 +86,24 @@ def summarise(network: Network, verification: list[StageVerification] | None) ->
         stem_parameters=parameters(network.stem),
         head_parameters=parameters(network.head),
         stages=[
-            _stage(stage.plan, parameters(stage), cost[f"stages.{stage.plan.name}"])
-            for stage in network.stages
+            _stage(
+                stage.plan,
+                parameters(stage),
+                cost[f"stages.{stage.plan.name}"],
+                verification[index] if verification else None,
+            )
+            for index, stage in enumerate(network.stages)
         ],
-        kept_bytes=kept_bytes(plan),
-        kept_bytes_stored=kept_bytes(plan, "store"),
+        kept_bytes=kept_bytes_per_input(plan),
+        kept_bytes_stored=kept_bytes_per_input(plan, "store"),
         verification=_worst(verification) if verification is not None else None,
     )
 
 
-def _stage(plan: StagePlan, parameter_count: int, cost: Cost) -> StageSummary:
+def _stage(
+    plan: StagePlan, parameter_count: int, cost: Cost, measured: StageVerification | None
+) -> StageSummary:
     stable = stability(plan) if plan.invertible else None
-    warning = None
-    if stable and plan.backward == "reversible" and stable.float32_error > DRIFT_WARNING:
-        warning = (
-            f"the inverse of stage {plan.name} amplifies rounding {stable.growth:.3g} times over "
-            f"{plan.depth} layers: expect float32 streams to come back with a relative error of "
-            f"about {stable.float32_error:.2g}, and gradients with them. Use fewer layers, scales "
-            "nearer to 1, or `backward: checkpoint`"
-        )
     return StageSummary(
         name=plan.name,
         depth=plan.depth,
@@ -104,14 +116,50 @@ def _stage(plan: StagePlan, parameter_count: int, cost: Cost) -> StageSummary:
         inverse=inverse_text(plan) if plan.invertible else None,
         bits_per_element=stable.bits if stable else None,
         inverse_growth=stable.growth if stable else None,
-        warning=warning,
+        warning=_warning(plan, stable, measured) if plan.backward == "reversible" else None,
     )
 
 
+def _warning(
+    plan: StagePlan, stable: Stability | None, measured: StageVerification | None
+) -> str | None:
+    """What growth, predicted or measured, makes of float32 streams where it is too much."""
+    advice = "Use fewer layers, scales nearer to 1, or `backward: checkpoint`"
+    if stable and not stable.float32_error <= DRIFT_WARNING:
+        learned = any(isinstance(c, Learned) for c in plan.constants.values())
+        where = " at an end of the range of what it learns" if learned else ""
+        return (
+            f"the inverse of stage {plan.name} amplifies rounding {stable.growth:.3g} times over "
+            f"{plan.depth} layers{where}: expect float32 streams to come back with a relative "
+            f"error of about {stable.float32_error:.2g}, and gradients with them. {advice}"
+        )
+    gain = measured.perturbation_gain if measured else None
+    if gain is not None and not gain * FLOAT32_STEP <= DRIFT_WARNING:
+        return (
+            f"the inverse of stage {plan.name} was measured to enlarge a small change {gain:.3g} "
+            f"times: float32 streams will drift, and gradients with them. {advice}"
+        )
+    return None
+
+
 def inverse_text(plan: StagePlan) -> list[str]:
-    """The derived inverse as updates of the same language, in the order in which it runs."""
-    steps = [*reversed(plan.steps)]
-    return [_inverse_step(step) for step in steps if not isinstance(step, Temporary)]
+    """The derived inverse as updates of the same language, in the order in which it runs. A
+    temporary is computed before the first update that needs it."""
+    definitions = {step.name: step for step in plan.steps if isinstance(step, Temporary)}
+    lines: list[str] = []
+    given: set[str] = set()
+
+    def define(step: Step) -> None:
+        for name in sorted(reads(step) & set(definitions) - given):
+            define(definitions[name])
+            given.add(name)
+            lines.append(definitions[name].text)
+
+    for step in reversed(plan.steps):
+        if not isinstance(step, Temporary):
+            define(step)
+            lines.append(_inverse_step(step))
+    return lines
 
 
 def _inverse_step(step: Step) -> str:
@@ -121,17 +169,9 @@ def _inverse_step(step: Step) -> str:
     if step.scale == ONE:
         negated = isinstance(step.rest, Negative)
         change = step.rest.operand if isinstance(step.rest, Negative) else step.rest
-        return f"{step.target} {'+=' if negated else '-='} {_with_calls(show(change), step)}"
+        return f"{step.target} {'+=' if negated else '-='} {show(unlift(change, step.calls))}"
     inverse = affine_inverse(step.scale, step.target, step.rest)
-    return f"{step.target} = {_with_calls(show(inverse), step)}"
-
-
-def _with_calls(text: str, step: Affine) -> str:
-    """Calls written out again in place of their names."""
-    for call in reversed(step.calls):
-        written = f"{call.function}({', '.join(map(show, call.arguments))})"
-        text = text.replace(call.result, written)
-    return text
+    return f"{step.target} = {show(unlift(inverse, step.calls))}"
 
 
 def _worst(stages: list[StageVerification]) -> dict[str, object]:
@@ -139,8 +179,7 @@ def _worst(stages: list[StageVerification]) -> dict[str, object]:
 
     def largest(field: str) -> float | None:
         values = [v for v in (getattr(stage, field) for stage in stages) if v is not None]
-        # max() would pass over a NaN that does not come first.
-        return next((v for v in values if v != v), max(values, default=None))
+        return worst(values) if values else None
 
     fields = (
         "roundtrip_error",

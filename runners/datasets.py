@@ -156,6 +156,9 @@ def _cifar10(loaded: Loaded, entry: training.Cifar10) -> DataSet:
 
 def _image_folder(loaded: Loaded, entry: training.ImageFolder, sizes: tuple[int, ...]) -> DataSet:
     channels, height, width = sizes
+    if channels not in (1, 3):
+        message = f"image files have 1 channel (grey) or 3, and the input {channels}"
+        raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
     train, test = _open_folders(loaded, entry)
     _check(loaded, entry.kind, None, len(train.classes))
     statistics = _folder_statistics(loaded, entry, channels)

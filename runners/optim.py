@@ -17,7 +17,8 @@ def learning_rate(recipe: training.Train, step: int, steps_per_epoch: int) -> fl
     It rises linearly over the warm-up, reaches its height at the warm-up's last step, and falls
     along half a cosine that would meet `final_learning_rate` one step after the last.
     """
-    warmup = round(recipe.warmup * steps_per_epoch)
+    # At most half of the run, so that one cut short by `train.epochs` still falls.
+    warmup = round(min(recipe.warmup, recipe.epochs / 2) * steps_per_epoch)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
     fallen = (step - warmup) / (recipe.epochs * steps_per_epoch - warmup)

@@ -14,7 +14,11 @@ from archspec.cli.options import settings as settings_option
 @json_option
 @click.option("--no-verify", is_flag=True, help="Leave out the measured round trip and gradients.")
 @click.option(
-    "--seed", default=0, show_default=True, help="Of the weights and of the verification."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of the weights and of the verification.",
 )
 def command(
     spec: str, settings: tuple[str, ...], as_json: bool, no_verify: bool, seed: int
@@ -46,6 +50,6 @@ def command(
     summary = summarise(network, verification)
     print_summary(summary, to_stderr=as_json)
     if as_json:
-        click.echo(json.dumps(summary.as_dict(), ensure_ascii=False))
+        click.echo(json.dumps(summary.as_dict(), ensure_ascii=False, allow_nan=False))
     if summary.verification is not None and not summary.verification["passed"]:
         raise SystemExit(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -57,13 +59,17 @@ def _stage_table(summary: Summary) -> Table:
 
 
 def _program_table(stage: StageSummary) -> Table:
-    """The update, and beside each of its lines the line of the inverse that undoes it."""
+    """The update, and the inverse: beside each line the one that undoes it, from the bottom up;
+    with temporaries, which the inverse computes elsewhere, in the order in which it runs."""
     table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
     table.add_column(f"{stage.name} ({stage.backward}): update ↓", no_wrap=True)
-    table.add_column("derived inverse ↑" if stage.inverse else "no inverse", no_wrap=True)
-    inverse = list(reversed(stage.inverse or []))
-    for line in stage.update:
-        undone = "" if ":=" in line or not inverse else inverse.pop(0)
+    inverse = list(stage.inverse or [])
+    aligned = len(inverse) == len(stage.update) and not any(":=" in line for line in inverse)
+    arrow = "↑" if aligned else "↓"
+    table.add_column(f"derived inverse {arrow}" if inverse else "no inverse", no_wrap=True)
+    if aligned:
+        inverse.reverse()
+    for line, undone in zip_longest(stage.update, inverse, fillvalue=""):
         table.add_row(Text(line), Text(undone))
     return table
 

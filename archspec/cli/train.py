@@ -56,7 +56,8 @@ def command(
     try:
         result = train(loaded, folder, device=device, quiet=quiet)
     except TrainingError as error:
-        raise click.ClickException(str(error)) from None
+        hint = f"to change the spec, remove {folder} or choose another folder with --output"
+        raise click.ClickException(f"{error}\n{hint}") from None
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command continues from the last epoch in {folder}", err=True)
         raise SystemExit(130) from None
