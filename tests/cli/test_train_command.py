@@ -42,3 +42,10 @@ def test_a_spec_without_data_says_so(archspec) -> None:
     done = archspec("train", "rev_vit_digits", "--set", "data=")
     assert done.returncode == 2
     assert "error[E605]" in done.stderr
+
+
+def test_the_main_job_reaches_97_percent(archspec) -> None:
+    """The README's first command, whole."""
+    done = archspec("train", "momrev_vit_digits", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test_accuracy"] >= 0.97

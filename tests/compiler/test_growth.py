@@ -12,17 +12,17 @@ from archspec.loading import load, zoo
 from compiler.growth import layer_matrix, stability
 from compiler.plan import StagePlan
 from compiler.resolve import resolve
+from compiler.summary import summarise
 
-ONE_FUNCTION = ("stages.trunk.functions.G=",)
+FUNCTIONS = {"affine": "STUV", "additive": "FG", "momentum_pair": "FG", "verlet": "FG"}
 
 
 def plan_of(coupling: str, *settings: str) -> StagePlan:
-    """A stage of the named coupling; functions play no part here."""
-    names = {"affine": ("S", "T", "U", "V"), "additive": ("F", "G"), "momentum_pair": ("F", "G")}
-    names["verlet"] = ("F", "G")
-    given = ", ".join(f"{name}: [linear: channels]" for name in names.get(coupling, ("F",)))
-    removed = ", ".join(f"{n}: null" for n in ("F", "G") if n not in names.get(coupling, ("F",)))
-    functions = f"stages.trunk.functions={{{given}{', ' if removed else ''}{removed}}}"
+    """A stage of the named coupling; what its functions are plays no part here."""
+    needed = FUNCTIONS.get(coupling, "F")
+    given = [f"{name}: [linear: channels]" for name in needed]
+    removed = [f"{name}: null" for name in "FG" if name not in needed]
+    functions = f"stages.trunk.functions={{{', '.join(given + removed)}}}"
     stage = f"stages.trunk.coupling={coupling}"
     return resolve(load("rev_vit_digits", [stage, functions, *settings])).stages[0]
 
@@ -42,7 +42,7 @@ def test_momentum_forgets_as_published(gamma: float, depth: int, bits: int) -> N
     assert gamma**-depth <= found.growth < 20 * gamma**-depth
 
 
-@pytest.mark.parametrize("coupling", ["additive", "verlet", "midpoint", "affine"])
+@pytest.mark.parametrize("coupling", ["additive", "verlet", "midpoint"])
 def test_volume_and_size_keeping_couplings_neither_forget_nor_grow(coupling: str) -> None:
     found = stability(plan_of(coupling, "stages.trunk.depth=50"))
     assert found.bits == 0
@@ -81,3 +81,30 @@ def test_every_shipped_reversible_stage_has_a_finite_growth() -> None:
         for stage in resolve(load(path)).stages:
             if stage.invertible:
                 assert math.isfinite(stability(stage).growth)
+
+
+def test_a_learned_coefficient_is_judged_at_the_worst_end_of_its_range() -> None:
+    gamma = "stages.trunk.constants.gamma={learn: 0.9, within: [0.5, 0.99]}"
+    found = stability(plan_of("momentum", gamma, "stages.trunk.depth=48"))
+    assert found.bits == pytest.approx(48)
+    assert found.growth >= 2**48
+    model = archspec.build("momrev_vit_digits", [gamma, "stages.trunk.depth=48"])
+    (stage,) = summarise(model, None).stages
+    assert "at an end of the range of what it learns" in stage.warning
+
+
+def test_scales_that_come_from_the_data_have_no_linear_part() -> None:
+    assert stability(plan_of("affine")) is None
+
+
+@pytest.mark.parametrize("update", ["x1 += x2/F(x2)", "x1 += F(x2)**-1"])
+def test_programs_without_a_linear_part_at_zero_say_so(update: str) -> None:
+    settings = [
+        "stages.trunk.functions.G=",
+        f"stages.trunk.update=['{update}', 'x1, x2 = x2, x1']",
+        "stages.trunk.streams={x1: input, x2: input}",
+        "stages.trunk.output=x1",
+        "stages.trunk.functions.F=[linear: channels]",
+    ]
+    plan = resolve(load("rev_vit_digits", ["head=[pool: mean, linear: classes]", *settings]))
+    assert stability(plan.stages[0]) is None
