@@ -48,6 +48,10 @@ def build(
     return build_network(resolve(what if isinstance(what, Loaded) else load(what, settings)))
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     # Imported when asked for: `import archspec` must not wait for torch.
     if name in _HOMES:

@@ -55,7 +55,11 @@ def load(what: str | Path | Mapping[str, object] | Spec, settings: Sequence[str]
     else:
         path = find(str(what), Path.cwd(), None)
         folder = path.parent
-        tree = _inherit(read_file(path), (path.resolve(),))
+        file = read_file(path)
+        if "coupling" in file.map and "stages" not in file.map:
+            message = f"{path} is a coupling, and not a spec: a stage names it by `coupling:`"
+            raise SpecError([Diagnostic("E501", message, file.keys["coupling"])])
+        tree = _inherit(file, (path.resolve(),))
     tree, errors = _expand_couplings(_with_settings(tree, settings), folder)
     try:
         spec = validate(Spec, tree)

@@ -6,7 +6,7 @@ update can be undone if its right-hand side can be computed again from what is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from archspec.expressions import (
@@ -174,8 +174,15 @@ def _check_scale(
             if not _is_safe(bounds):
                 where = f" at layer {layer}" if "layer" in read else ""
                 message = _unsafe(step, bounds) + where + _when(drawn, read)
-                mistakes.value("E303", message, place, _SCALE_HELP, _REVERSIBLE)
+                note = "".join((_REVERSIBLE, *_where_set(read & set(constants), place, mistakes)))
+                mistakes.value("E303", message, place, _SCALE_HELP, note)
                 return
+
+
+def _where_set(names: frozenset[str], place: Path, mistakes: Mistakes) -> Iterator[str]:
+    """Where constants stand: often far from the update, which may come from a coupling file."""
+    for name in sorted(names):
+        yield f"; `{name}` is set at {mistakes.tree.where((*place[:-2], 'constants', name))}"
 
 
 def _is_safe(bounds: Interval) -> bool:

@@ -49,6 +49,13 @@ class Glance:
             f"{self.images_per_second:,.0f} images/s  {self.memory}"
         )
 
+    def short(self) -> str:
+        """For a bar in 80 columns."""
+        return (
+            f"loss {self.loss:.3f} acc {self.accuracy:5.1%} {self.images_per_second:,.0f} img/s "
+            f"{self.memory.bytes / MIB:,.0f} MiB"
+        )
+
 
 class Watcher(Protocol):
     """Told of a run's progress."""
@@ -56,7 +63,7 @@ class Watcher(Protocol):
     def step(self, glance: Glance) -> None:
         """After each step."""
 
-    def epoch(self, glance: Glance, validation: str) -> None:
+    def epoch(self, glance: Glance, validated: float, best: float) -> None:
         """After each epoch."""
 
 
@@ -65,7 +72,7 @@ class Silent:
 
     def step(self, glance: Glance) -> None: ...
 
-    def epoch(self, glance: Glance, validation: str) -> None: ...
+    def epoch(self, glance: Glance, validated: float, best: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,8 @@ class Lines:
 
     def step(self, glance: Glance) -> None: ...
 
-    def epoch(self, glance: Glance, validation: str) -> None:
+    def epoch(self, glance: Glance, validated: float, best: float) -> None:
+        validation = f"validation {validated:.2%}, best {best:.2%}"
         text = f"epoch {glance.epoch}/{self.epochs}  {glance}  {validation}"
         self.console.print(text, highlight=False, soft_wrap=True)
 
@@ -90,10 +98,10 @@ class Bar:
     task: TaskID
 
     def step(self, glance: Glance) -> None:
-        self.progress.update(self.task, advance=1, epoch=glance.epoch, glance=str(glance))
+        self.progress.update(self.task, advance=1, epoch=glance.epoch, glance=glance.short())
 
-    def epoch(self, glance: Glance, validation: str) -> None:
-        self.progress.update(self.task, validation=validation)
+    def epoch(self, glance: Glance, validated: float, best: float) -> None:
+        self.progress.update(self.task, validation=f"val {validated:.1%}")
 
 
 @contextmanager
@@ -105,8 +113,8 @@ def watching(quiet: bool, epochs: int, steps_per_epoch: int, done: int) -> Itera
         return
     columns = (
         TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[glance]}  {task.fields[validation]}"),
+        BarColumn(bar_width=6),
+        TextColumn("{task.fields[glance]} {task.fields[validation]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:

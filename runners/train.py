@@ -153,7 +153,7 @@ def one_epoch(run: Run, standing: Standing, watcher: Watcher, board: SummaryWrit
     save_checkpoint(run.folder.checkpoint, parts, standing, run.who.spec)
     if best.epoch == epoch:
         save_weights(run.folder.best, parts.model)
-    watcher.epoch(glance(trained), f"validation {validated.accuracy:.2%}, best {best.accuracy:.2%}")
+    watcher.epoch(glance(trained), validated.accuracy, best.accuracy)
     return standing
 
 

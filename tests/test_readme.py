@@ -50,7 +50,7 @@ def test_the_benchmark_table_quotes_its_result() -> None:
 
 
 def test_the_python_example_runs() -> None:
-    (block,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    block = re.findall(r"```python\n(.+?)```", README, re.DOTALL)[0]
     names: dict[str, Any] = {}
     exec(block, names)
     for start, back in zip(names["streams"], names["back"], strict=True):

@@ -38,7 +38,8 @@ def command(
     """Train a spec on its data, and test it once at the end.
 
     The best weights are chosen on a validation split. Given again, the same command continues a
-    run that was killed, or reports one that is finished. Exit code 1 if the loss diverges.
+    run that was killed, or reports one that is finished. Exit code 1 if the loss is no longer a
+    finite number.
     """
     import json
     from dataclasses import asdict
@@ -62,8 +63,8 @@ def command(
         click.echo(f"stopped; the same command continues from the last epoch in {folder}", err=True)
         raise SystemExit(130) from None
     click.echo(
-        f"test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs "
-        f"({result.seconds:.0f} s); weights and metrics in {result.output}",
+        f"test accuracy {result.test_accuracy:.2%} with the weights of epoch {result.best_epoch} "
+        f"of {result.epochs} ({result.seconds:.0f} s); all in {result.output}",
         err=as_json,
     )
     if as_json:

@@ -207,8 +207,8 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runners.progress.Console", lambda **_: screen)
     with watching(False, 4, 10, 1) as watcher:
         watcher.step(GLANCE)
-        watcher.epoch(GLANCE, "validation 90.00%")
+        watcher.epoch(GLANCE, 0.9, 0.95)
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
     assert "epoch 1/4" in shown
-    assert "loss 0.5000  accuracy 87.50%  1,234 images/s  3 MiB GPU peak" in shown
-    assert "validation 90.00%" in shown
+    assert "loss 0.500 acc 87.5% 1,234 img/s 3 MiB val 90.0%" in shown  # fits 80 columns
+    assert "val 90.0%" in shown
