@@ -185,8 +185,9 @@ def test_gradients_are_those_of_the_equations(coupling: str, strategy: str, dept
 def test_gradients_in_single_precision(coupling: str, strategy: str, depth: int) -> None:
     found, wanted = both(coupling, depth, strategy, torch.float32)
     # Their inverses amplify rounding: BDIA's by 2 a layer, RealNVP's by up to exp(2) an update.
-    is_growing = coupling in ("affine", "bdia") and depth == 7
-    assert gradient_error(found, wanted) < (1e-3 if is_growing else 1e-5)
+    # Only a reconstruction does that; recomputing and storing keep to the same bound everywhere.
+    grown = {"affine": 1e-4, "bdia": 1e-3} if depth == 7 and strategy == "reversible" else {}
+    assert gradient_error(found, wanted) < grown.get(coupling, 1e-5)
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
