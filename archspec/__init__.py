@@ -34,18 +34,22 @@ _HOMES = {
 
 
 def build(
-    what: str | Path | Mapping[str, object] | Spec | Loaded, settings: Sequence[str] = ()
+    what: str | Path | Mapping[str, object] | Spec | Loaded,
+    settings: Sequence[str] = (),
+    allow_modules: Sequence[str] = (),
 ) -> Network:
     """Compile a spec to a `torch.nn.Module`.
 
     `what` is a path, the name of a shipped spec, a dict, a `Spec`, or what `load` gave; `settings`
-    are texts such as "stages.trunk.depth=24". Raises `SpecError` with every mistake found.
+    are texts such as "stages.trunk.depth=24"; `allow_modules` are the packages whose modules the
+    spec may name, which runs their code. Raises `SpecError` with every mistake found.
     """
     from archspec.loading import Loaded, load
     from compiler.network import build as build_network
     from compiler.resolve import resolve
 
-    return build_network(resolve(what if isinstance(what, Loaded) else load(what, settings)))
+    loaded = what if isinstance(what, Loaded) else load(what, settings, allow_modules)
+    return build_network(resolve(loaded))
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property, lru_cache
 from keyword import iskeyword
 from typing import Literal
 
@@ -45,33 +46,49 @@ class ExpressionError(ValueError):
         self.message, self.start, self.end, self.help = message, start, end, help
 
 
+class _Tree:
+    """What every kind of expression knows about itself, found once."""
+
+    @cached_property
+    def size(self) -> int:
+        """How many parts it has, itself counted."""
+        assert isinstance(self, Expression)
+        return 1 + sum(child.size for child in children(self))
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names that it reads."""
+        assert isinstance(self, Expression)
+        return frozenset(e.name for e in subexpressions(self) if isinstance(e, Name))
+
+
 @dataclass(frozen=True)
-class Number:
+class Number(_Tree):
     value: Fraction
     at: Range = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True)
-class Name:
+class Name(_Tree):
     name: str
     at: Range = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True)
-class Call:
+class Call(_Tree):
     function: str
     arguments: tuple[Expression, ...]
     at: Range = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True)
-class Negative:
+class Negative(_Tree):
     operand: Expression
     at: Range = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True)
-class Binary:
+class Binary(_Tree):
     operator: Operator
     left: Expression
     right: Expression
@@ -79,7 +96,7 @@ class Binary:
 
 
 @dataclass(frozen=True)
-class Power:
+class Power(_Tree):
     base: Expression
     exponent: int
     at: Range = field(default=(0, 0), compare=False)
@@ -128,6 +145,7 @@ _OPERATORS: Mapping[type[ast.operator], Operator] = {
 # Parsing -----------------------------------------------------------------------------------------
 
 
+@lru_cache(256)  # of one text in many stages, or of a rate in every layer
 def parse_expression(text: str) -> Expression:
     """Parse an expression. Raises `ExpressionError`."""
     tree = _parse(text, "eval")
@@ -135,6 +153,7 @@ def parse_expression(text: str) -> Expression:
     return _Converter(text).expression(tree.body)
 
 
+@lru_cache(256)
 def parse_statement(text: str) -> Statement:
     """Parse one update: `x += F(y)`, `x = …`, `k := …` or `a, b = b, a`. Raises
     `ExpressionError`."""
@@ -295,9 +314,11 @@ class _Converter:
 
 def subexpressions(expression: Expression) -> Iterator[Expression]:
     """The expression and everything inside it, outermost first."""
-    yield expression
-    for child in children(expression):
-        yield from subexpressions(child)
+    pending = [expression]
+    while pending:
+        part = pending.pop()
+        yield part
+        pending += reversed(children(part))
 
 
 def children(expression: Expression) -> tuple[Expression, ...]:
@@ -315,7 +336,7 @@ def children(expression: Expression) -> tuple[Expression, ...]:
 
 def names(expression: Expression) -> frozenset[str]:
     """The names that an expression reads (functions that it calls not counted)."""
-    return frozenset(e.name for e in subexpressions(expression) if isinstance(e, Name))
+    return expression.names
 
 
 def calls(expression: Expression) -> tuple[Call, ...]:
@@ -350,20 +371,21 @@ MAX_BITS = 1000
 def _number(value: Fraction) -> Number:
     """A constant. Raises OverflowError past 2^100, or past `MAX_BITS` bits of numerator or
     denominator, so that towers of powers end early."""
-    bits = max(value.numerator.bit_length(), value.denominator.bit_length())
-    if abs(value) > 2**100 or bits > MAX_BITS:
+    above, below = value.numerator.bit_length(), value.denominator.bit_length()
+    large = above - below >= 100 and abs(value) > 2**100
+    if large or above > MAX_BITS or below > MAX_BITS:
         raise OverflowError("a constant here is too large")
     return Number(value)
 
 
 def add(left: Expression, right: Expression) -> Expression:
     """left + right, without needless zeros."""
+    if isinstance(left, Number) and isinstance(right, Number):
+        return _number(left.value + right.value)
     if left == ZERO:
         return right
     if right == ZERO:
         return left
-    if isinstance(left, Number) and isinstance(right, Number):
-        return _number(left.value + right.value)
     if isinstance(right, Negative):
         return Binary("-", left, right.operand)
     return Binary("+", left, right)
@@ -378,12 +400,12 @@ def negative(operand: Expression) -> Expression:
 
 def subtract(left: Expression, right: Expression) -> Expression:
     """left - right."""
+    if isinstance(left, Number) and isinstance(right, Number):
+        return _number(left.value - right.value)
     if right == ZERO:
         return left
     if left == ZERO:
         return negative(right)
-    if isinstance(left, Number) and isinstance(right, Number):
-        return _number(left.value - right.value)
     if isinstance(right, Negative):
         return add(left, right.operand)
     return Binary("-", left, right)
@@ -391,12 +413,12 @@ def subtract(left: Expression, right: Expression) -> Expression:
 
 def multiply(left: Expression, right: Expression) -> Expression:
     """left * right; a negative sign moves outward."""
+    if isinstance(left, Number) and isinstance(right, Number):
+        return _number(left.value * right.value)
     if ZERO in (left, right):
         return ZERO
     if left == ONE or right == ONE:
         return right if left == ONE else left
-    if isinstance(left, Number) and isinstance(right, Number):
-        return _number(left.value * right.value)
     if isinstance(left, Negative):
         return negative(multiply(left.operand, right))
     if isinstance(right, Negative):
@@ -408,15 +430,14 @@ def multiply(left: Expression, right: Expression) -> Expression:
 
 def divide(left: Expression, right: Expression) -> Expression:
     """left / right. Raises ZeroDivisionError for a constant zero."""
+    if isinstance(left, Number) and isinstance(right, Number):
+        return _number(left.value / right.value)
     if right == ZERO:
         raise ZeroDivisionError
     if right == ONE or left == ZERO:
         return left
-    if isinstance(right, Number):
-        if isinstance(left, Number):
-            return _number(left.value / right.value)
-        if right.value == -1:
-            return negative(left)
+    if isinstance(right, Number) and right.value == -1:
+        return negative(left)
     return Binary("/", left, right)
 
 
@@ -443,16 +464,19 @@ def fold(expression: Expression, values: Mapping[str, Expression]) -> Expression
     Raises ArithmeticError where a constant zero divides or a constant grows too large.
     """
 
-    def change(part: Expression) -> Expression:
-        if isinstance(part, Name):
-            return values.get(part.name, part)
-        if isinstance(part, Binary):
-            return _ARITHMETIC[part.operator](part.left, part.right)
-        if isinstance(part, Negative):
-            return negative(part.operand)
-        return power(part.base, part.exponent) if isinstance(part, Power) else part
-
-    return transform(expression, change)
+    if isinstance(expression, Name):
+        return values.get(expression.name, expression)
+    if isinstance(expression, Binary):
+        left, right = fold(expression.left, values), fold(expression.right, values)
+        return _ARITHMETIC[expression.operator](left, right)
+    if isinstance(expression, Negative):
+        return negative(fold(expression.operand, values))
+    if isinstance(expression, Power):
+        return power(fold(expression.base, values), expression.exponent)
+    if isinstance(expression, Call):
+        arguments = tuple(fold(argument, values) for argument in expression.arguments)
+        return Call(expression.function, arguments, expression.at)
+    return expression
 
 
 # Printing ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from typing_extensions import TypeAliasType
 
 from archspec.onekey import Kind, OneKey
@@ -19,6 +19,7 @@ Size = Annotated[int | str, Field(description="A whole number, or an expression:
 Rate = Annotated[
     float | int | str, Field(description="A rate in [0, 1), or an expression: `0.1*layer/depth`.")
 ]
+MODULE_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,79}(\.[A-Za-z_][A-Za-z0-9_]{0,79}){1,15}$"
 Activation = Literal["relu", "gelu", "silu", "tanh", "softplus"]
 
 
@@ -31,10 +32,26 @@ def _need(shape: Shape, *wanted: type[Shape]) -> None:
 class Layer(Kind):
     """One layer."""
 
+    def takes(self, waiting: int) -> int:
+        """How many of a function's further arguments, of which `waiting` are left, it takes."""
+        del waiting
+        return 0
+
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
         """The output shape for an input of `shape`. Raises `ShapeError`."""
         del sizes
         return shape
+
+    def join(self, shapes: tuple[Shape, ...], sizes: Sizes) -> Shape:
+        """Like `infer`, for an input and the further arguments that the layer takes."""
+        return self.infer(shapes[0], sizes)
+
+
+class Joining(Layer):
+    """A layer that takes all arguments there are."""
+
+    def takes(self, waiting: int) -> int:
+        return max(1, waiting)
 
 
 class LayerNorm(Layer):
@@ -79,19 +96,36 @@ class GroupNorm(Layer):
 
 
 class Attention(Layer):
-    """Multi-head self-attention, biases everywhere, through scaled_dot_product_attention."""
+    """Multi-head self-attention, biases everywhere, through scaled_dot_product_attention.
+
+    With `masked`, it takes the function's next argument as a mask: N tokens × N (queries by keys)
+    or N features (keys), numbers to add to the scores, or booleans that say where to look.
+    """
 
     kind: Literal["attention"] = "attention"
     shorthand: ClassVar[str] = "heads"
     heads: int = Field(ge=1)
     dropout: Rate = 0.0
     """Dropout of attention weights."""
+    masked: bool = False
+
+    def takes(self, waiting: int) -> int:
+        return 1 if self.masked else 0
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
         _need(shape, Tokens)
         sizes.rate(self.dropout)
         if shape.channels % self.heads:
             raise ShapeError(f"{self.heads} heads do not divide {shape.channels} channels")
+        return shape
+
+    def join(self, shapes: tuple[Shape, ...], sizes: Sizes) -> Shape:
+        shape = self.infer(shapes[0], sizes)
+        assert isinstance(shape, Tokens)
+        for mask in shapes[1:]:
+            if mask not in (Tokens(shape.count, shape.count), Features(shape.count)):
+                wanted = f"{Tokens(shape.count, shape.count)} or {Features(shape.count)}"
+                raise ShapeError(f"the mask is {mask}, and {shape} need {wanted}")
         return shape
 
 
@@ -228,29 +262,70 @@ class Scale(Layer):
     init: float = 1e-4
 
 
-class Concat(Layer):
+class Concat(Joining):
     """Join a function's arguments along their channels."""
 
     kind: Literal["concat"] = "concat"
 
-    def join(self, shapes: tuple[Shape, ...]) -> Shape:
-        """The shape of the joined arguments. Raises `ShapeError`."""
-        first = shapes[0]
-        if any(with_channels(s, first.channels) != first for s in shapes):
-            raise ShapeError(f"cannot concatenate {', '.join(map(str, shapes))}")
-        return with_channels(first, sum(s.channels for s in shapes))
+    def join(self, shapes: tuple[Shape, ...], sizes: Sizes) -> Shape:
+        return concatenated(shapes)
 
 
-class Add(Layer):
+def concatenated(shapes: tuple[Shape, ...]) -> Shape:
+    """The shape of tensors joined along their channels. Raises `ShapeError`."""
+    first = shapes[0]
+    if any(with_channels(s, first.channels) != first for s in shapes):
+        raise ShapeError(f"cannot concatenate {', '.join(map(str, shapes))}")
+    return with_channels(first, sum(s.channels for s in shapes))
+
+
+class Add(Joining):
     """Add a function's arguments."""
 
     kind: Literal["add"] = "add"
 
-    def join(self, shapes: tuple[Shape, ...]) -> Shape:
-        """The shape of the sum. Raises `ShapeError`."""
+    def join(self, shapes: tuple[Shape, ...], sizes: Sizes) -> Shape:
         if len(set(shapes)) > 1:
             raise ShapeError(f"cannot add {', '.join(map(str, shapes))}")
         return shapes[0]
+
+
+class Modulate(Layer):
+    """Scale and shift every channel by linear maps of the function's next argument, a vector
+    (Perez et al. 2018). The maps start at zero, so that at first nothing changes."""
+
+    kind: Literal["modulate"] = "modulate"
+
+    def takes(self, waiting: int) -> int:
+        return 1
+
+    def join(self, shapes: tuple[Shape, ...], sizes: Sizes) -> Shape:
+        _need(shapes[1], Features)
+        return shapes[0]
+
+
+class UserModule(Layer):
+    """A module of the user's own: `module: package.Class`. Its packages must be allowed from
+    outside the spec, since importing one runs its code."""
+
+    kind: Literal["module"] = "module"
+    shorthand: ClassVar[str] = "name"
+    name: Annotated[str, StringConstraints(pattern=MODULE_NAME)]
+    """The class, a `torch.nn.Module`, with the modules that it is in."""
+    arguments: dict[str, bool | int | float | str] = Field({}, max_length=64)
+    """What the class is called with."""
+    out: tuple[int, ...] | None = Field(None, strict=False, min_length=1, max_length=3)
+    """The sizes of one sample's result; as large as the input by default."""
+
+    def takes(self, waiting: int) -> int:
+        return waiting
+
+    def join(self, shapes: tuple[Shape, ...], sizes: Sizes) -> Shape:
+        if self.out is None:
+            return shapes[0]
+        if len(self.out) != len(shapes[0].sizes) or min(self.out) < 1 or max(self.out) > 2**20:
+            raise ShapeError(f"`out` is as many sizes as {shapes[0]} has, each from 1 to {2**20}")
+        return type(shapes[0])(*self.out)
 
 
 class PatchEmbed(Layer):
@@ -332,6 +407,8 @@ AnyLayer = (
     | Scale
     | Concat
     | Add
+    | Modulate
+    | UserModule
     | PatchEmbed
     | ClassToken
     | Position

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from archspec.diagnostics import Diagnostic, Source, Span, SpecError, nearest
+from archspec.diagnostics import MAX_SHOWN, Diagnostic, Source, Span, SpecError, nearest
 from archspec.dumping import dump, node_of
 from archspec.merging import merge
 from archspec.spec import FILE_NAME, Coupling, Spec, Stage
-from archspec.tree import MAX_CHARACTERS, Node, read
+from archspec.tree import MAX_CHARACTERS, MAX_NODES, Node, read
 from archspec.validation import validate
 
 MAX_ANCESTORS = 16
@@ -33,6 +33,8 @@ class Loaded:
 
     spec: Spec
     tree: Node
+    packages: tuple[str, ...] = ()
+    """Where modules of the user's own may come from."""
 
 
 def zoo() -> Path:
@@ -42,32 +44,38 @@ def zoo() -> Path:
     return installed if installed.is_dir() else package.parent / "specs"
 
 
-def load(what: str | Path | Mapping[str, object] | Spec, settings: Sequence[str] = ()) -> Loaded:
+def load(
+    what: str | Path | Mapping[str, object] | Spec,
+    settings: Sequence[str] = (),
+    allow_modules: Sequence[str] = (),
+) -> Loaded:
     """Load a spec: a path, the name of a shipped one, a dict, or a `Spec`.
 
-    `settings` are texts `path.to.key=value`, applied after inheritance. Raises `SpecError`.
+    `settings` are texts `path.to.key=value`, applied after inheritance; `allow_modules` are the
+    packages whose modules the spec may name, which runs their code. Raises `SpecError`.
     """
     if isinstance(what, Spec):
         what = what.model_dump(mode="json", exclude_unset=True)
+    files = _Files()
     if isinstance(what, Mapping):
         folder = Path.cwd()
-        tree = _inherit(read(dump(node_of(what)), "<dict>"), ())
+        tree = _inherit(read(dump(node_of(what)), "<dict>"), (), files)
     else:
         path = find(str(what), Path.cwd(), None)
         folder = path.parent
-        file = read_file(path)
+        file = files.read(path)
         if "coupling" in file.map and "stages" not in file.map:
             message = f"{path} is a coupling, and not a spec: a stage names it by `coupling:`"
             raise SpecError([Diagnostic("E501", message, file.keys["coupling"])])
-        tree = _inherit(file, (path.resolve(),))
-    tree, errors = _expand_couplings(_with_settings(tree, settings), folder)
+        tree = _inherit(file, (path.resolve(),), files)
+    tree, errors = _expand_couplings(_with_settings(tree, settings), folder, files)
     try:
         spec = validate(Spec, tree)
     except SpecError as error:
         raise SpecError([*errors, *error.diagnostics]) from None
     if errors:
         raise SpecError(errors)
-    return Loaded(spec, tree)
+    return Loaded(spec, tree, tuple(allow_modules))
 
 
 def read_file(path: Path) -> Node:
@@ -85,6 +93,27 @@ def read_file(path: Path) -> Node:
         before = data[: error.start].decode()
         span = Source(str(path), f"{before}\N{REPLACEMENT CHARACTER}").at(len(before))
         raise SpecError([Diagnostic("E101", "this is not UTF-8 text", span)]) from None
+
+
+class _Files:
+    """Reads the files that a spec names: each once, and all together no more than one may hold."""
+
+    def __init__(self) -> None:
+        self.known: dict[Path, Node] = {}
+        self.full = False
+
+    def read(self, path: Path, at: Span | None = None) -> Node:
+        """A file's tree; errors about its size stand at `at`. Raises `SpecError`."""
+        if path not in self.known and not self.full:
+            self.known[path] = read_file(path)
+            files = self.known.values()
+            characters = sum(len(file.span.source.text) for file in files)
+            values = sum(file.count() for file in files)
+            self.full = characters > MAX_CHARACTERS or values > MAX_NODES
+        if self.full:
+            message = f"this and the files before it have more than {MAX_CHARACTERS} characters"
+            raise SpecError([Diagnostic("E101", f"{message} or {MAX_NODES} values", at)])
+        return self.known[path]
 
 
 def find(name: str, folder: Path, at: Span | None, kind: str = "") -> Path:
@@ -127,7 +156,7 @@ def _folder(span: Span) -> Path:
     return Path(span.source.name).parent
 
 
-def _inherit(tree: Node, lineage: tuple[Path, ...]) -> Node:
+def _inherit(tree: Node, lineage: tuple[Path, ...], files: _Files) -> Node:
     """Merge `tree` over what it extends."""
     if not isinstance(tree.value, dict):
         raise SpecError([Diagnostic("E105", "expected a map of keys", tree.span)])
@@ -142,7 +171,7 @@ def _inherit(tree: Node, lineage: tuple[Path, ...]) -> Node:
         )
     if len(lineage) >= MAX_ANCESTORS:
         raise SpecError([Diagnostic("E502", f"more than {MAX_ANCESTORS} ancestors", parent.span)])
-    inherited = _inherit(read_file(path), (*lineage, path.resolve()))
+    inherited = _inherit(files.read(path, parent.span), (*lineage, path.resolve()), files)
     return merge(inherited.without("extends", "name"), tree.without("extends"))
 
 
@@ -195,28 +224,34 @@ def setting_tree(setting: str) -> Node:
     return node
 
 
-def _expand_couplings(tree: Node, folder: Path) -> tuple[Node, list[Diagnostic]]:
+def _expand_couplings(tree: Node, folder: Path, files: _Files) -> tuple[Node, list[Diagnostic]]:
     """A tree whose stages have their couplings' programs written out, and the mistakes in that.
     A coupling that a setting names is looked for beside `folder`."""
     stages = tree.map.get("stages")
     errors: list[Diagnostic] = []
+    broken: set[Path] = set()
     if stages is None or not stages.map:
         return tree, errors
+    expanded = dict(stages.map)
     for name, stage in stages.map.items():
         coupling = stage.map.get("coupling")
-        if coupling is None or not isinstance(coupling.value, str):
+        if coupling is None or not isinstance(coupling.value, str) or len(errors) > MAX_SHOWN:
             continue
         program = _STAND_IN
         beside = folder if coupling.span.source.name == SETTING else _folder(coupling.span)
+        path = None
         try:
-            file = read_file(find(coupling.value, beside, coupling.span, "couplings"))
-            errors += _misuses(stage, validate(Coupling, file))
-            program = file
+            path = find(coupling.value, beside, coupling.span, "couplings")
+            if path not in broken:  # the mistakes of a file are told once
+                file = files.read(path, coupling.span)
+                errors += _misuses(stage, validate(Coupling, file))
+                program = file
         except SpecError as error:
             errors += error.diagnostics
+            broken |= {path} if path else set()
         program = program.without(*(set(program.map) - set(PROGRAM)))
-        expanded = merge(program, stage.without("coupling"), ("stages", name))
-        stages = stages.with_entry(name, expanded, stages.keys[name])
+        expanded[name] = merge(program, stage.without("coupling"), ("stages", name))
+    stages = Node(expanded, stages.span, stages.keys)
     return tree.with_entry("stages", stages, tree.keys["stages"]), errors
 
 
@@ -233,15 +268,25 @@ def _misuses(stage: Node, coupling: Coupling) -> Iterator[Diagnostic]:
         if given is not None and function not in given.map:
             message = f"coupling {coupling.coupling} needs the function `{function}`"
             yield Diagnostic("E505", message, stage.keys["functions"])
+    maps = stage.map.get("maps")
+    for name in coupling.maps:
+        if maps is None or name not in maps.map:
+            message = f"coupling {coupling.coupling} needs the invertible map `{name}`"
+            yield Diagnostic("E505", message, stage.keys["maps" if maps else "coupling"])
 
 
 def _unknown(overrides: Node | None, known: Iterable[str], where: str) -> list[Diagnostic]:
     if overrides is None:
         return []
+    unknown = [(key, at) for key, at in overrides.keys.items() if key not in known]
     return [
-        Diagnostic("E103", f"unknown key `{key}` in the {where}", at, nearest(key, known))
-        for key, at in overrides.keys.items()
-        if key not in known
+        Diagnostic(
+            "E103",
+            f"unknown key `{key}` in the {where}",
+            at,
+            nearest(key, known) if index < MAX_SHOWN else "",
+        )
+        for index, (key, at) in enumerate(unknown)
     ]
 
 

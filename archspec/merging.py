@@ -25,16 +25,15 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
         return over
     if _is_another_choice(base, over, path):
         return over
-    merged = _without_replaced_program(base, over, path)
+    kept = _without_replaced_program(base, over, path)
+    entries, keys = dict(kept.map), dict(kept.keys)
     for key, node in over.map.items():
-        if node.value is None and key in merged.map:
-            merged = merged.without(key)
-        elif key in merged.map:
-            node = merge(merged.map[key], node, (*path, key))
-            merged = merged.with_entry(key, node, over.keys[key])
+        if node.value is None and key in entries:
+            del entries[key], keys[key]
         else:
-            merged = merged.with_entry(key, node, over.keys[key])
-    return Node(merged.value, over.span, merged.keys)
+            entries[key] = merge(entries[key], node, (*path, key)) if key in entries else node
+            keys[key] = over.keys[key]
+    return Node(entries, over.span, keys)
 
 
 def _merged_entries(entries: list[Node], over: Node, path: Path) -> list[Node]:

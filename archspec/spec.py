@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, T
 from pydantic_core import PydanticCustomError
 
 from archspec.layers import LayerEntry
+from archspec.maps import MapEntry
 from archspec.onekey import Kind, Model, OneKey
 from archspec.shapes import Features, Image, Shape, Tokens
 from archspec.training import DataEntry, TaskEntry, Train
@@ -115,6 +116,10 @@ class Stage(Model):
         FunctionName, Annotated[tuple[LayerEntry, ...], Field(strict=False, min_length=1)]
     ]
     """Residual functions, each a list of layers."""
+    maps: dict[FunctionName, MapEntry] = Field({}, max_length=64)
+    """Invertible maps of one stream, for updates such as `x = W(x)`."""
+    share: bool = False
+    """Whether all layers have the same functions and maps, as the steps of an ODE do."""
     constants: dict[Identifier, Constant] = Field({}, max_length=64)
     """Coefficients of the update."""
     update: tuple[str, ...] = Field(strict=False, min_length=1, max_length=64)
@@ -150,6 +155,8 @@ class Spec(Model):
     extends: FileName | None = None
     """The spec that this one starts from: maps merge, lists replace."""
     input: InputEntry
+    side: dict[Identifier, InputEntry] = Field({}, max_length=16)
+    """Side inputs, given by name with each batch: an attention mask, a time, a condition."""
     stem: Layers = ()
     stages: dict[Identifier, Stage] = Field(min_length=1, max_length=64)
     head: Layers = ()
@@ -168,6 +175,8 @@ class Coupling(Model):
     streams: dict[Identifier, str] = Field(min_length=1, max_length=16)
     functions: tuple[FunctionName, ...] = Field(strict=False, min_length=1)
     """The functions that a stage using this coupling gives."""
+    maps: tuple[FunctionName, ...] = Field((), strict=False)
+    """The invertible maps that a stage using this coupling gives."""
     constants: dict[Identifier, Constant] = Field({}, max_length=64)
     update: tuple[str, ...] = Field(strict=False, min_length=1, max_length=64)
     output: str

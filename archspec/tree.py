@@ -18,7 +18,7 @@ import yaml
 from archspec.diagnostics import Diagnostic, Source, Span, SpecError
 
 MAX_CHARACTERS = 100_000
-MAX_NODES = 20_000
+MAX_NODES = 10_000
 MAX_NESTING = 40
 MAX_ERRORS = 100
 
@@ -68,6 +68,11 @@ class Node:
         """The span of the key that `path` ends in, or else of the value found on it."""
         parent = self.find(path[:-1])
         return parent.keys.get(str(path[-1]), self.find(path).span) if path else self.span
+
+    def count(self) -> int:
+        """How many values there are, this one counted."""
+        inner = self.value if isinstance(self.value, list) else self.map.values()
+        return 1 + sum(node.count() for node in inner)
 
     def walk(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
         """Every scalar below this node with its path, in order."""
@@ -131,7 +136,7 @@ class _Composer(yaml.SafeLoader):
 
     def __init__(self, text: str, source: Source) -> None:
         super().__init__(text)
-        self.source, self.nesting = source, 0
+        self.source, self.nesting, self.count = source, 0, 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -141,6 +146,9 @@ class _Composer(yaml.SafeLoader):
             raise _error(at, f"the tag `{written}` is not used in specs")
         if self.nesting > MAX_NESTING:
             raise _error(at, f"nested deeper than {MAX_NESTING} levels")
+        self.count += 1
+        if self.count > 2 * MAX_NODES:  # keys are nodes too
+            raise _error(at, f"more than {MAX_NODES} values")
         self.nesting += 1
         node = super().compose_node(parent, index)
         self.nesting -= 1

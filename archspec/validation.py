@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
 from archspec.expressions import COMMA
+from archspec.layers import MODULE_NAME
 from archspec.spec import FILE_NAME
 from archspec.tree import Node, Path
 
@@ -112,6 +113,8 @@ def _naming(detail: ErrorDetails) -> str:
     pattern = str(context.get("pattern", ""))
     if pattern == FILE_NAME:
         return "names of files have letters, digits, `_`, `-` and `.`"
+    if pattern == MODULE_NAME:
+        return "a class is named with the modules that it is in: `package.module.Class`"
     if pattern.startswith("^[A-Z]"):
         return "functions are named by a capital and then letters or digits: F, G, F0"
     return "names begin with a small letter and have letters, digits and `_`"

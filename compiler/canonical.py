@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from archspec.expressions import (
     ELEMENTWISE,
     ONE,
     STRUCTURAL,
     ZERO,
+    Assign,
     Binary,
     Expression,
     Let,
@@ -23,7 +26,7 @@ from archspec.expressions import (
     transform,
 )
 from archspec.expressions import Call as CallExpression
-from compiler.plan import Affine, Call, General, Permutation, Step, Temporary
+from compiler.plan import Affine, Call, General, Mapped, Permutation, Step, Temporary
 
 BUILTIN = frozenset((*ELEMENTWISE, *STRUCTURAL))
 
@@ -68,10 +71,23 @@ def unlift(expression: Expression, calls: tuple[Call, ...]) -> Expression:
     return transform(expression, put_back)
 
 
-def canonical(statement: Statement) -> Step:
-    """The step that a statement stands for; `Affine` wherever it is linear in its target."""
+def map_of(statement: Statement, maps: Collection[str]) -> str | None:
+    """The map of an update `x = W(x)`; None for any other."""
+    if not isinstance(statement, Assign) or not isinstance(statement.value, CallExpression):
+        return None
+    call = statement.value
+    is_map = call.function in maps and call.arguments == (Name(statement.target),)
+    return call.function if is_map else None
+
+
+def canonical(statement: Statement, maps: Collection[str] = ()) -> Step:
+    """The step that a statement stands for; `Affine` wherever it is linear in its target. `maps`
+    names the invertible maps."""
     if isinstance(statement, Permute):
         return Permutation(statement.targets, statement.sources, statement.text)
+    if map := map_of(statement, maps):
+        assert isinstance(statement, Assign)
+        return Mapped(statement.target, map, statement.text)
     value, calls = lift_calls(statement.value)
     if isinstance(statement, Let):
         return Temporary(statement.name, value, calls, statement.text)
@@ -94,6 +110,8 @@ def reads(step: Step) -> frozenset[str]:
     """The streams, temporaries and constants that a step reads, its target's old value aside."""
     if isinstance(step, Permutation):
         return frozenset(step.sources)
+    if isinstance(step, Mapped):
+        return frozenset()
     own = names(step.scale) | names(step.rest) if isinstance(step, Affine) else names(step.value)
     return frozenset(name for name in own | call_reads(step.calls) if "@" not in name)
 

@@ -6,7 +6,7 @@ update can be undone if its right-hand side can be computed again from what is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from archspec.expressions import (
@@ -27,15 +27,18 @@ from archspec.tree import Path
 from compiler.canonical import NotAffineError, lift_calls, reads, split, unlift
 from compiler.constants import (
     Interval,
+    LayerValues,
+    count_combinations,
+    count_parts,
     drawn_combinations,
     evaluation_values,
-    fixed_values,
     interval,
     leaves,
+    part_counts,
     ranges,
 )
 from compiler.places import Mistakes
-from compiler.plan import Affine, Constant, General, Permutation, Step, Temporary
+from compiler.plan import Affine, Constant, General, Mapped, Permutation, Step, Temporary
 from compiler.program import Program
 
 SMALLEST_SCALE = 1e-6
@@ -67,10 +70,11 @@ def check_invertible(
 ) -> None:
     """Note each rule that a program breaks, with what to write instead."""
     versions = _Versions(dict.fromkeys(program.starts, 0))
+    values = LayerValues(program.constants, depth)
     for index, (statement, step) in enumerate(zip(program.update, steps, strict=True)):
         place = (*path, "update", index)
-        if isinstance(step, Permutation):
-            for name in step.targets:
+        if isinstance(step, (Permutation, Mapped)):
+            for name in step.targets if isinstance(step, Permutation) else (step.target,):
                 versions.streams[name] += 1
             continue
         _check_temporaries(step, program.update[index], versions, place, mistakes)
@@ -82,7 +86,8 @@ def check_invertible(
             if isinstance(step, General):
                 _explain_general(statement, place, mistakes)
             elif not _reads_target_indirectly(step, versions):
-                _check_scale(step, steps, program.constants, depth, place, mistakes)
+                factor = _Factor(step, steps, program.constants)
+                _check_scale(factor, program.constants, values, depth, place, mistakes)
             versions.streams[step.target] += 1
 
 
@@ -157,23 +162,51 @@ def _explain_general(statement: Assign, place: Path, mistakes: Mistakes) -> None
 # Rule 2: scales ----------------------------------------------------------------------------------
 
 
+class _Factor:
+    """The factor of a step's target, with the temporaries that it is made of."""
+
+    def __init__(
+        self, step: Affine, steps: Sequence[Step], constants: Mapping[str, Constant]
+    ) -> None:
+        temporaries = {s.name: s.value for s in steps if isinstance(s, Temporary)}
+        self.step = step
+        self.read = leaves(step.scale, {**constants, **temporaries})
+        self.parts = {name: value for name, value in temporaries.items() if name in self.read}
+
+    def layers(self, depth: int) -> range:
+        """The layers in which it may differ."""
+        return range(depth if "layer" in self.read else 1)
+
+    def bounds(
+        self, fixed: Mapping[str, Expression], draws: Iterable[Mapping[str, Interval]]
+    ) -> Iterator[Interval]:
+        """Where it may lie, for one layer and each of several sets of draws."""
+        parts = {name: fold(value, fixed) for name, value in self.parts.items()}
+        scale = fold(self.step.scale, fixed)
+        for drawn in draws:
+            known = dict(drawn)
+            for name, value in parts.items():
+                known[name] = interval(value, known)
+            yield interval(scale, known)
+
+
 def _check_scale(
-    step: Affine,
-    steps: Sequence[Step],
+    factor: _Factor,
     constants: Mapping[str, Constant],
+    values: LayerValues,
     depth: int,
     place: Path,
     mistakes: Mistakes,
 ) -> None:
-    temporaries = {s.name: s.value for s in steps if isinstance(s, Temporary)}
-    read = leaves(step.scale, {**constants, **temporaries})
-    for layer in range(depth if "layer" in read else 1):
-        fixed = fixed_values(constants, layer, depth)
-        for drawn in drawn_combinations(constants):
-            bounds = scale_range(step, steps, constants, fixed, drawn)
+    read = factor.read
+    combinations = list(drawn_combinations(constants, read))
+    known = [ranges(constants, drawn) for drawn in combinations]
+    for layer in factor.layers(depth):
+        found = factor.bounds(values.at(layer), known)
+        for drawn, bounds in zip(combinations, found, strict=True):
             if not _is_safe(bounds):
                 where = f" at layer {layer}" if "layer" in read else ""
-                message = _unsafe(step, bounds) + where + _when(drawn, read)
+                message = _unsafe(factor.step, bounds) + where + _when(drawn)
                 note = "".join((_REVERSIBLE, *_where_set(read & set(constants), place, mistakes)))
                 mistakes.value("E303", message, place, _SCALE_HELP, note)
                 return
@@ -200,8 +233,8 @@ def _unsafe(step: Affine, bounds: Interval) -> str:
     )
 
 
-def _when(drawn: Mapping[str, float], read: frozenset[str]) -> str:
-    values = [f"`{name}` is {value:g}" for name, value in drawn.items() if name in read]
+def _when(drawn: Mapping[str, float]) -> str:
+    values = [f"`{name}` is {value:g}" for name, value in drawn.items()]
     return f" when {' and '.join(values)}" if values else ""
 
 
@@ -212,33 +245,20 @@ _SCALE_HELP = (
 )
 
 
-def scale_range(
-    step: Affine,
-    steps: Sequence[Step],
-    constants: Mapping[str, Constant],
-    fixed: Mapping[str, Expression],
-    drawn: Mapping[str, float],
-) -> Interval:
-    """Where the factor of a step's target may lie, for one layer and one set of draws."""
-    known = ranges(constants, drawn)
-    for other in steps:
-        if isinstance(other, Temporary):
-            known[other.name] = interval(fold(other.value, fixed), known)
-    return interval(fold(step.scale, fixed), known)
-
-
 def invertible_in_evaluation(
     steps: Sequence[Step], constants: Mapping[str, Constant], depth: int
 ) -> bool:
     """Whether every scale stays away from zero with the evaluation values of drawn constants."""
     if not any(isinstance(constant, Drawn) for constant in constants.values()):
         return True
-    drawn = evaluation_values(constants)
+    known = [ranges(constants, evaluation_values(constants))]
+    values = LayerValues(constants, depth)
+    factors = [_Factor(step, steps, constants) for step in steps if isinstance(step, Affine)]
     return all(
-        _is_safe(scale_range(step, steps, constants, fixed_values(constants, layer, depth), drawn))
-        for layer in range(depth)
-        for step in steps
-        if isinstance(step, Affine)
+        _is_safe(bounds)
+        for factor in factors
+        for layer in factor.layers(depth)
+        for bounds in factor.bounds(values.at(layer), known)
     )
 
 
@@ -254,41 +274,76 @@ def check_arithmetic(
     ]
     texts += [(("update", index), _expressions(step)) for index, step in enumerate(steps)]
     texts.append((("output",), (program.output,)))
+    constants = program.constants
+    values = LayerValues(constants, depth)
+    work = values.work * depth + _work([e for _, es in texts for e in es], steps, constants, depth)
+    if not mistakes.affords(work, (*path, "update")):
+        return
     for place, expressions in texts:
-        if problem := _problem(expressions, program.constants, depth):
+        problems = (_problem(expression, constants, values, depth) for expression in expressions)
+        if problem := next(filter(None, problems), None):
             mistakes.value("E206", problem, (*path, *place))
 
 
 def _expressions(step: Step) -> tuple[Expression, ...]:
-    if isinstance(step, Permutation):
+    if isinstance(step, (Permutation, Mapped)):
         return ()
     own = (step.scale, step.rest) if isinstance(step, Affine) else (step.value,)
     return (*own, *(argument for call in step.calls for argument in call.arguments))
 
 
 def _problem(
-    expressions: tuple[Expression, ...], constants: Mapping[str, Constant], depth: int
+    expression: Expression, constants: Mapping[str, Constant], values: LayerValues, depth: int
 ) -> str | None:
     """What goes wrong in some layer, or with some draw."""
-    read = frozenset(name for e in expressions for name in leaves(e, constants))
-    for layer in range(depth if "layer" in read else 1):
-        fixed = fixed_values(constants, layer, depth)
-        where = f" at layer {layer}" if "layer" in read else ""
+    by_layer = "layer" in leaves(expression, constants)
+    for layer in range(depth if by_layer else 1):
+        where = f" at layer {layer}" if by_layer else ""
         try:
-            folded = [fold(expression, fixed) for expression in expressions]
+            folded = fold(expression, values.at(layer))
         except ZeroDivisionError:
             return f"this divides by zero{where}"
         except OverflowError:
             return f"a constant here is too large{where}"
-        divisors = [d for e in folded for part in subexpressions(e) for d in _divisor(part)]
-        for drawn in (*drawn_combinations(constants), evaluation_values(constants)):
-            known = ranges(constants, drawn)
-            if any(interval(divisor, known) == Interval(0.0, 0.0) for divisor in divisors):
-                return f"this divides by zero{where}{_when(drawn, read)}"
+        for divisor in _divisors(folded):
+            drawn = {n: v for n, v in evaluation_values(constants).items() if n in divisor.names}
+            ends = ({"progress": 0.0}, {"progress": 1.0})
+            for values_drawn in (*drawn_combinations(constants, divisor.names), drawn):
+                for end in ends if "progress" in divisor.names else ({},):
+                    given = {**values_drawn, **end}
+                    if interval(divisor, ranges(constants, given)) == Interval(0.0, 0.0):
+                        return f"this divides by zero{where}{_when(given)}"
     return None
 
 
-def _divisor(part: Expression) -> tuple[Expression, ...]:
-    if isinstance(part, Binary) and part.operator == "/":
-        return (part.right,)
-    return (part.base,) if isinstance(part, Power) and part.exponent < 0 else ()
+def _divisors(expression: Expression) -> Iterator[Expression]:
+    for part in subexpressions(expression):
+        if isinstance(part, Binary) and part.operator == "/":
+            yield part.right
+        elif isinstance(part, Power) and part.exponent < 0:
+            yield part.base
+
+
+def _work(
+    expressions: Sequence[Expression],
+    steps: Sequence[Step],
+    constants: Mapping[str, Constant],
+    depth: int,
+) -> int:
+    """How many parts of expressions are evaluated to check a program, at most: in each layer where
+    they read `layer`, and for each combination of draws where they are factors or divide."""
+    counts, total = part_counts(constants), 0
+    for expression in expressions:
+        read = leaves(expression, constants)
+        known = (expression, *(c for n in read if isinstance(c := constants.get(n), Expression)))
+        divide = any(divisor.names for e in known for divisor in _divisors(e))
+        draws = 1 + count_combinations(constants, read) if divide else 1
+        total += count_parts(expression, counts) * (depth if "layer" in read else 1) * draws
+    for step in steps:
+        if isinstance(step, Affine):
+            factor = _Factor(step, steps, constants)
+            parts = (step.scale, *factor.parts.values())
+            size = sum(count_parts(part, counts) for part in parts)
+            draws = 1 + count_combinations(constants, factor.read)
+            total += size * len(factor.layers(depth)) * draws
+    return total

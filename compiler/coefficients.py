@@ -1,4 +1,4 @@
-"""Coefficients of updates as tensors: learned ones and drawn ones."""
+"""Learned coefficients of updates as tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from archspec.spec import Drawn, Learned
+from archspec.spec import Learned
 
 
 class Coefficients(nn.Module):
@@ -56,12 +56,3 @@ def _to_parameter(constant: Learned) -> float:
     low, high = constant.within
     place = (constant.learn - low) / (high - low)
     return math.log(place / (1 - place))
-
-
-def draw(constant: Drawn, like: Tensor, training: bool) -> Tensor:
-    """One value a sample, shaped to go with `like` (B, …): drawn in training, fixed otherwise."""
-    shape = (like.shape[0],) + (1,) * (like.dim() - 1)
-    if not training:
-        return torch.full(shape, constant.evaluate, dtype=like.dtype, device=like.device)
-    values = torch.tensor(constant.draw, dtype=like.dtype, device=like.device)
-    return values[torch.randint(len(constant.draw), shape, device=like.device)]

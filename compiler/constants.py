@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -23,6 +23,8 @@ from archspec.expressions import (
 from archspec.spec import Drawn, Learned
 from compiler.plan import Constant
 
+NUMBERS = ("layer", "depth", "progress")
+"""Names that stand for numbers in every update."""
 MAX_COMBINATIONS = 256
 MAX_PARTS = 100
 """Of a constant that learned or drawn ones are put into."""
@@ -49,24 +51,77 @@ def fixed_values(
 ) -> dict[str, Expression]:
     """The constants that are numbers at this layer, by name; expressions of learned or drawn
     constants stay expressions. Raises ArithmeticError."""
-    values: dict[str, Expression] = {
-        "layer": Number(Fraction(layer)),
-        "depth": Number(Fraction(depth)),
-    }
+    return LayerValues(constants, depth).at(layer)
+
+
+class LayerValues:
+    """The fixed values of constants in every layer. What is the same in all layers is computed
+    once, and each layer once."""
+
+    def __init__(self, constants: Mapping[str, Constant], depth: int) -> None:
+        """Raises ArithmeticError."""
+        self._same: dict[str, Expression] = {"depth": Number(Fraction(depth))}
+        self._varying: dict[str, Expression] = {}
+        self._known: dict[int, dict[str, Expression]] = {}
+        for name, constant in settled(constants).items():
+            if constant.names & {"layer", *self._varying}:
+                self._varying[name] = constant
+            else:
+                self._same[name] = _fixed(constant, self._same)
+
+    def at(self, layer: int) -> dict[str, Expression]:
+        """The values in one layer. Raises ArithmeticError."""
+        if layer not in self._known:
+            values = {**self._same, "layer": Number(Fraction(layer))}
+            for name, constant in self._varying.items():
+                values[name] = _fixed(constant, values)
+            self._known[layer] = values
+        return self._known[layer]
+
+    @property
+    def work(self) -> int:
+        """How many parts are evaluated anew in each layer."""
+        return sum(constant.size for constant in self._varying.values())
+
+
+def _fixed(constant: Expression, values: Mapping[str, Expression]) -> Expression:
+    value = fold(constant, values)
+    if value.size > MAX_PARTS:
+        raise OverflowError("a constant here is too long")
+    return value
+
+
+def settled(constants: Mapping[str, Constant]) -> dict[str, Expression]:
+    """The constants that are expressions, each after those that it reads."""
     pending = {n: c for n, c in constants.items() if isinstance(c, Expression)}
+    found: dict[str, Expression] = {}
 
     def settle(name: str) -> None:
         constant = pending.pop(name)
-        for other in names(constant):
+        for other in sorted(constant.names):
             if other in pending:
                 settle(other)
-        values[name] = fold(constant, values)
-        if sum(1 for _ in subexpressions(values[name])) > MAX_PARTS:
-            raise OverflowError("a constant here is too long")
+        found[name] = constant
 
     while pending:
         settle(next(iter(pending)))
-    return values
+    return found
+
+
+def part_counts(constants: Mapping[str, Constant]) -> dict[str, int]:
+    """How many parts, at most, each constant is made of where its value has been put in."""
+    counts: dict[str, int] = {}
+    for name, constant in settled(constants).items():
+        leaf = [constants.get(n) for n in leaves(constant, constants)]
+        coefficients = any(isinstance(c, (Learned, Drawn)) for c in leaf)
+        counts[name] = min(count_parts(constant, counts), MAX_PARTS) if coefficients else 1
+    return counts
+
+
+def count_parts(expression: Expression, counts: Mapping[str, int]) -> int:
+    """How many parts an expression has where names stand for so many."""
+    parts = (p.name for p in subexpressions(expression) if isinstance(p, Name))
+    return expression.size + sum(counts.get(name, 1) - 1 for name in parts)
 
 
 def leaves(
@@ -84,14 +139,23 @@ def leaves(
     return frozenset(found)
 
 
-def count_combinations(constants: Mapping[str, Constant]) -> int:
-    """How many combinations of values drawn constants have in training."""
-    return math.prod(len(c.draw) for c in constants.values() if isinstance(c, Drawn))
+def count_combinations(
+    constants: Mapping[str, Constant], read: Collection[str] | None = None
+) -> int:
+    """How many combinations of values drawn constants, or those that are `read`, have in
+    training."""
+    wanted = constants if read is None else read
+    drawn = {name: c for name, c in constants.items() if isinstance(c, Drawn) and name in wanted}
+    return math.prod(len(c.draw) for c in drawn.values())
 
 
-def drawn_combinations(constants: Mapping[str, Constant]) -> Iterator[dict[str, float]]:
-    """Every combination of the values that drawn constants take in training."""
-    drawn = {name: c.draw for name, c in constants.items() if isinstance(c, Drawn)}
+def drawn_combinations(
+    constants: Mapping[str, Constant], read: Collection[str] | None = None
+) -> Iterator[dict[str, float]]:
+    """Every combination of the values that drawn constants, or those that are `read`, take in
+    training."""
+    wanted = constants if read is None else read
+    drawn = {n: c.draw for n, c in constants.items() if isinstance(c, Drawn) and n in wanted}
     for values in itertools.product(*drawn.values()):
         yield dict(zip(drawn, values, strict=True))
 
@@ -102,8 +166,9 @@ def evaluation_values(constants: Mapping[str, Constant]) -> dict[str, float]:
 
 
 def ranges(constants: Mapping[str, Constant], drawn: Mapping[str, float]) -> dict[str, Interval]:
-    """Where learned constants stay, and drawn ones at the given values."""
-    found = {name: Interval(value, value) for name, value in drawn.items()}
+    """Where learned constants and `progress` stay, and drawn ones at the given values."""
+    found = {"progress": Interval(0.0, 1.0)}
+    found |= {name: Interval(value, value) for name, value in drawn.items()}
     for name, constant in constants.items():
         if isinstance(constant, Learned) and constant.within:
             found[name] = Interval(*constant.within)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from compiler.memory import LiveBytes
 from compiler.network import Network
 from compiler.plan import NetworkPlan
+from compiler.stage import Stage
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
 NORM_COST = 5
@@ -41,6 +43,7 @@ def costs(plan: NetworkPlan) -> dict[str, Cost]:
     with torch.device("meta"):
         network = Network(plan).eval()
         value = torch.empty(1, *plan.input.sizes)
+        side = {s.name: torch.empty(1, *s.shape.sizes) for s in plan.side}
     found: dict[str, Cost] = {}
 
     def counted(name: str, part: nn.Module, run: Callable[[], Tensor]) -> Tensor:
@@ -53,14 +56,15 @@ def costs(plan: NetworkPlan) -> dict[str, Cost]:
     with torch.no_grad():
         value = counted("stem", network.stem, lambda: network.stem(value))
         for stage in network.stages:
-            entry = value
-            value = counted(
-                f"stages.{stage.plan.name}",
-                stage,
-                lambda stage=stage, entry=entry: stage.merge(*stage(*stage.split(entry))),  # type: ignore[misc]
-            )
+            read = {name: side[name] for name in stage.facts.side}
+            run = partial(_through, stage, value, read)
+            value = counted(f"stages.{stage.plan.name}", stage, run)
         counted("head", network.head, lambda: network.head(value))
     return found
+
+
+def _through(stage: Stage, value: Tensor, side: dict[str, Tensor]) -> Tensor:
+    return stage.merge(*stage(*stage.split(value), **side))
 
 
 @contextmanager
@@ -94,9 +98,10 @@ def kept_bytes(plan: NetworkPlan, backward: str | None = None, batch: int = 1) -
         if backward is not None:
             network.set_backward(backward)
         value = torch.empty(batch, *plan.input.sizes)
+        side = {s.name: torch.empty(batch, *s.shape.sizes) for s in plan.side}
         with LiveBytes() as live:
-            live.ignore([*network.parameters(), *network.buffers(), value])
-            output = network(value)
+            live.ignore([*network.parameters(), *network.buffers(), value, *side.values()])
+            output = network(value, **side)
             kept: int = live.now
         del output
     return kept

@@ -17,17 +17,21 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 Values = dict[str, Tensor]
 """Streams, temporaries, coefficients and results of calls, by name."""
@@ -68,7 +72,23 @@ class Permute:
     sources: tuple[str, ...]
 
 
-Step = Update | Permute
+@dataclass(frozen=True)
+class Map:
+    """`target` goes through an invertible map: a module with an `inverse` of its own, which is
+    named among the functions of the layer."""
+
+    target: str
+    map: str
+    coefficients: tuple[str, ...] = ()
+    temporaries: tuple[str, ...] = ()
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The one call, at the old value of the target."""
+        return (Call(self.map, self.map, (lambda values: values[self.target],)),)
+
+
+Step = Update | Permute | Map
 
 
 @dataclass(frozen=True)
@@ -91,11 +111,11 @@ class Direct:
     def __init__(self, layout: torch.memory_format) -> None:
         self.layout = layout
 
-    def arithmetic(self, step: Update) -> None:
-        """Called before the arithmetic of a step."""
+    def arithmetic(self, step: Step) -> None:
+        """Called before a step's calls and the arithmetic around them."""
 
     def call(
-        self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]
+        self, step: Step, index: int, function: nn.Module, arguments: Sequence[Tensor]
     ) -> Tensor:
         """The result of one call, in the dtype of its first argument."""
         return invoke(function, arguments)
@@ -114,6 +134,10 @@ def execute(step: Step, layer: Layer, values: Values, tracer: Direct) -> None:
         values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
         return
     tracer.arithmetic(step)
+    if isinstance(step, Map):
+        mapped = tracer.call(step, 0, layer.functions[step.map], [values[step.target]])
+        values[step.target] = settled(mapped, tracer.layout)
+        return
     scope = dict(values)
     for name in step.coefficients:
         scope[name] = layer.coefficients[name]()
@@ -174,6 +198,9 @@ def _undo(layer: Layer, index: int, values: Values) -> None:
     step = layer.steps[index]
     if isinstance(step, Permute):
         values.update(zip(step.sources, [values[t] for t in step.targets], strict=True))
+    elif isinstance(step, Map):
+        inverse: Callable[[Tensor], Tensor] = layer.functions[step.map].inverse  # type: ignore[assignment]
+        values[step.target] = inverse(values[step.target])
     elif step.is_temporary:
         values.pop(step.target, None)
     else:
@@ -216,6 +243,26 @@ def _definition(layer: Layer, name: str) -> tuple[int, Update]:
         if isinstance(step, Update) and step.is_temporary and step.target == name:
             return index, step
     raise AssertionError(f"no temporary {name}")
+
+
+# Under torch.compile -----------------------------------------------------------------------------
+
+
+def _uncompiled(function: Function) -> Function:
+    """`function`, left alone by torch.compile: it sets hooks and generators, and reads versions.
+    Compiled modules that it calls stay compiled. `torch.compiler.disable` takes a second to import,
+    and so waits until something is compiled."""
+    disabled: list[Function] = []
+
+    @functools.wraps(function)
+    def either(*arguments: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            return function(*arguments)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*arguments)
+
+    return cast(Function, either)
 
 
 # What the forward pass leaves behind -------------------------------------------------------------
@@ -277,7 +324,7 @@ class Group:
     """Of the arguments."""
     result_needs_grad: bool = False
     module: ModuleState | None = None
-    random: RandomState | None = None
+    drawn: Drawn | None = None
     is_running: bool = False
     """The call's forward pass is under way."""
 
@@ -293,23 +340,28 @@ class Group:
 class ModuleState:
     """The parameters, buffers and modes that a function had in the forward pass."""
 
-    __slots__ = ("buffers", "constant", "needs_grad", "parameters", "training")
+    __slots__ = ("buffers", "constant", "counted", "needs_grad", "parameters", "training")
 
     def __init__(self, function: nn.Module) -> None:
         self.parameters, self.buffers, self.training = _contents(function)
         self.needs_grad = [p.requires_grad for p in self.parameters]
-        counted = _statistics(function) if self.buffers else set()
-        self.constant = [Kept(t) for t in (*self.parameters, *self.buffers) if id(t) not in counted]
+        self.counted = _statistics(function) if self.buffers else set()
+        given = (*self.parameters, *self.buffers, *_shards(function))
+        self.constant = [Kept(t) for t in given if id(t) not in self.counted]
         """Everything but what batch normalisation counts."""
 
     def has_changed(self) -> bool:
         """Whether anything was changed in place that must not be."""
         return any(_version(kept.tensor) != kept.version for kept in self.constant)
 
+    def uncounted(self) -> list[Tensor]:
+        """The buffers for a replay: copies of those in which batch normalisation counts."""
+        return [b.clone() if id(b) in self.counted else b for b in self.buffers]
+
 
 def _contents(function: nn.Module) -> tuple[list[Tensor], list[Tensor], list[bool]]:
     modules = list(_modules(function, {}).values())
-    parameters: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
+    parameters: list[Tensor] = [p for m in modules for p in _fixed(m).values() if p is not None]
     buffers = [b for m in modules for b in m._buffers.values() if b is not None]
     return parameters, buffers, [m.training for m in modules]
 
@@ -324,6 +376,27 @@ def _modules(function: nn.Module, found: dict[int, nn.Module]) -> dict[int, nn.M
     return found
 
 
+def _fixed(module: nn.Module) -> Mapping[str, Tensor | None]:
+    """A module's parameters that stay the same tensors. FSDP puts whole ones in the place of its
+    shards around every call, a replay's too: those cannot be substituted, and need not be."""
+    return {} if _is_sharded(module) else module._parameters
+
+
+def _buffers(module: nn.Module) -> Mapping[str, Tensor | None]:
+    return module._buffers
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP manages a module's parameters."""
+    return "_is_fsdp_managed_module" in module.__dict__
+
+
+def _shards(function: nn.Module) -> list[Tensor]:
+    """What an optimizer changes in place of the parameters that FSDP manages."""
+    modules = [m for m in _modules(function, {}).values() if _is_sharded(m)]
+    return [p for m in modules for p in m._parameters.values() if p is not None]
+
+
 def _statistics(function: nn.Module) -> set[int]:
     """The ids of the buffers that batch normalisation updates in its forward pass, and does not
     read there."""
@@ -336,32 +409,70 @@ def _statistics(function: nn.Module) -> set[int]:
 
 
 class RandomState:
-    """The states of the random generators, before a call that drew from them."""
+    """The states of the random generators, of the CPU and of a device."""
 
-    __slots__ = ("cpu", "device", "state")
+    __slots__ = ("device", "states")
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.cpu = torch.get_rng_state()
-        self.state: Tensor | None = None
+        self.states = {"cpu": torch.get_rng_state()}
         if device.type not in ("cpu", "meta"):
-            self.state = torch.get_device_module(device).get_rng_state(device)
+            self.states[device.type] = torch.get_device_module(device).get_rng_state(device)
 
     def has_moved(self) -> bool:
         """Whether anything was drawn since."""
+        return self.drawn() is not None
+
+    def drawn(self) -> Drawn | None:
+        """What was drawn since, if anything."""
+        now = RandomState(self.device).states
+        moved = [kind for kind in now if _raw(self.states[kind]) != _raw(now[kind])]
+        before, after = ({kind: states[kind] for kind in moved} for states in (self.states, now))
+        return Drawn(self.device, before, after) if moved else None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The generators that a call drew from: their states before it and after it."""
+
+    device: torch.device
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Let the same numbers be drawn once more; then the generators stand where they stood."""
         now = RandomState(self.device)
-        return _raw(self.cpu) != _raw(now.cpu) or _raw(self.state) != _raw(now.state)
+        try:
+            self._restore(self.before)
+            yield
+            then = RandomState(self.device).states
+            for kind, after in self.after.items():
+                # One that did not move has nothing to do with the call: another thread drew from
+                # it during the forward pass.
+                if _raw(then[kind]) not in (_raw(after), _raw(self.before[kind])):
+                    raise RuntimeError(_OTHER_DRAWS)
+        finally:
+            self._restore({kind: now.states[kind] for kind in self.before})
 
-    def restore(self) -> None:
-        """Set the generators to this state."""
-        torch.set_rng_state(self.cpu)
-        if self.state is not None:
-            torch.get_device_module(self.device).set_rng_state(self.state, self.device)
+    def _restore(self, states: Mapping[str, Tensor]) -> None:
+        for kind, state in states.items():
+            if kind == "cpu":
+                torch.set_rng_state(state)
+            else:
+                torch.get_device_module(self.device).set_rng_state(state, self.device)
 
 
-def _raw(state: Tensor | None) -> bytes:
+_OTHER_DRAWS = (
+    "a residual function drew other random numbers in the replay than in the forward pass. If "
+    "another thread draws from the same generator, nothing can be drawn again: use a process for "
+    "each, or backward: store"
+)
+
+
+def _raw(state: Tensor) -> bytes:
     """The bytes of a generator's state, read past any dispatch mode (fake tensors, say)."""
-    return b"" if state is None else ctypes.string_at(state.data_ptr(), state.numel())
+    return ctypes.string_at(state.data_ptr(), state.numel())
 
 
 class AutocastState:
@@ -393,7 +504,21 @@ _replaying = threading.local()
 
 def is_replaying() -> bool:
     """True inside a residual function that runs a second time, for the backward pass."""
-    return getattr(_replaying, "depth", 0) > 0
+    return getattr(_replaying, "now", False)
+
+
+_calls = threading.local()
+
+
+@contextmanager
+def _inside_a_call() -> Iterator[None]:
+    """Marks that a residual function runs, so that a stage inside it is noticed."""
+    outer = getattr(_calls, "running", False)
+    try:
+        _calls.running = True
+        yield
+    finally:
+        _calls.running = outer
 
 
 class Recorder(Direct):
@@ -416,22 +541,24 @@ class Recorder(Direct):
             handle.tensor, handle.version = tensor.detach(), _version(tensor)
         return handle
 
-    def arithmetic(self, step: Update) -> None:
+    def arithmetic(self, step: Step) -> None:
         """Begin a step."""
         self.group, self.kept = self.tape.open_step()
 
     def call(
-        self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]
+        self, step: Step, index: int, function: nn.Module, arguments: Sequence[Tensor]
     ) -> Tensor:
         """Run a call in a group of its own."""
         outer = self.group, self.kept
-        module = ModuleState(function)
+        with _swapping:
+            module = ModuleState(function)
         needs = tuple(argument.requires_grad for argument in arguments)
         self.group = self.tape.open_call(index, needs, module)
         self.kept = {id(tensor) for tensor in (*module.parameters, *module.buffers)}
         random = RandomState(arguments[0].device)
         versions = [_version(argument) for argument in arguments]
-        result = invoke(function, arguments)
+        with _swapping if module.counted else nullcontext(), _inside_a_call():
+            result = invoke(function, arguments)
         self.group.end()
         if [_version(argument) for argument in arguments] != versions:
             raise RuntimeError(
@@ -443,13 +570,13 @@ class Recorder(Direct):
                 f"{type(function).__name__} changes one of its buffers in its forward pass, so "
                 "a replay would not compute the same; use backward: store for this stage"
             )
-        if random.has_moved():
-            self.group.random = random
+        self.group.drawn = random.drawn()
         self.group.result_needs_grad = result.requires_grad
         self.group, self.kept = outer
         return result
 
 
+@_uncompiled
 def unpack(packed: Handle | Kept) -> Tensor:
     """Give autograd a saved tensor: kept, or rebuilt by the tape."""
     if isinstance(packed, Kept):
@@ -560,7 +687,7 @@ class Tape:
         """What a step reads: streams, temporaries, draws, coefficients, results so far."""
         assert self.values is not None
         layer_index, _, update = self.steps[step]
-        assert isinstance(update, Update)
+        assert not isinstance(update, Permute)
         scope = {**self.values, **self.draws[layer_index]}
         self.check_given(layer_index, update)
         for name in update.coefficients:
@@ -570,8 +697,8 @@ class Tape:
                 scope[call.result] = self.results[step, index]
         return scope
 
-    def check_given(self, layer: int, step: Update) -> None:
-        """Refuse coefficients of a step, learned or drawn, that have changed since the forward
+    def check_given(self, layer: int, step: Update | Map) -> None:
+        """Refuse coefficients of a step, learned or given, that have changed since the forward
         pass. Those of other steps may: an optimizer may run as soon as a gradient is there."""
         for name in (*step.coefficients, *self.draws[layer]):
             unpack(self.given[layer][name])
@@ -585,7 +712,7 @@ class Tape:
     def replay_call(self, step: int, index: int) -> None:
         """Run one call again, and fill the handles of its group."""
         update, group = self.steps[step][2], self.calls[step][index]
-        assert isinstance(update, Update)
+        assert not isinstance(update, Permute)
         call = update.calls[index]
         for needed in call.after:
             if (step, needed) not in self.results:
@@ -603,7 +730,7 @@ class Tape:
     def replay_arithmetic(self, step: int) -> Tensor:
         """Evaluate a step around its replayed calls, and fill the handles of its arithmetic."""
         layer_index, _, update = self.steps[step]
-        assert isinstance(update, Update)
+        assert not isinstance(update, Permute)
         group, needs = self.arithmetic[step], self.needs_grad[step]
         values = {
             name: value.detach().requires_grad_(needs.get(name, False))
@@ -671,7 +798,7 @@ class _Replayed(Direct):
         self.tape, self.step = tape, step
 
     def call(
-        self, step: Update, index: int, function: nn.Module, arguments: Sequence[Tensor]
+        self, step: Step, index: int, function: nn.Module, arguments: Sequence[Tensor]
     ) -> Tensor:
         """The replayed result."""
         needs = self.tape.calls[self.step][index].result_needs_grad
@@ -680,52 +807,53 @@ class _Replayed(Direct):
 
 @contextmanager
 def _replay(function: nn.Module, group: Group, kept: set[int]) -> Iterator[nn.Module]:
-    """The function as it was in the forward pass: parameters, buffers, modes, random numbers.
-
-    Buffers are copies, so that batch normalisation counts its statistics once.
-    """
+    """The function as it was in the forward pass: parameters, buffers, modes, random numbers."""
     module = group.module
     assert module is not None
-    parameters, _, training = _contents(function)
+    with _swapping:
+        parameters, buffers, training = _contents(function)
     if module.has_changed():
         raise RuntimeError(_CHANGED)
-    copies = [buffer.clone() for buffer in module.buffers]
-    kept.update(id(tensor) for tensor in (*module.parameters, *copies))
-    same = len(parameters) == len(module.parameters) and all(
-        a is b for a, b in zip(parameters, module.parameters, strict=True)
-    )
+    tensors = [*module.parameters, *module.uncounted()]
+    kept.update(id(tensor) for tensor in tensors)
+    same = [*map(id, (*parameters, *buffers))] == [*map(id, tensors)]
     with ExitStack() as stack:
         stack.enter_context(_needing_grad(module.parameters, module.needs_grad))
         if training != module.training:
             stack.callback(_set_training, function, training)
             _set_training(function, module.training)
-        if group.random is not None:
-            stack.callback(RandomState(group.random.device).restore)
-            group.random.restore()
-        _replaying.depth = getattr(_replaying, "depth", 0) + 1
-        stack.callback(_leave_replay)
-        if same and not copies:
-            yield function
-        else:
-            yield _Substituted(function, [*module.parameters, *copies])
+        if group.drawn is not None:
+            stack.enter_context(group.drawn.again())
+        stack.enter_context(_marked_as_replay())
+        yield function if same else _Substituted(function, tensors)
 
 
 @contextmanager
 def _needing_grad(leaves: Sequence[Tensor], flags: Sequence[bool]) -> Iterator[None]:
     """Let parameters require gradients as they did in the forward pass: one that was frozen, or
     thawed, since must not change what a replay saves."""
-    changed = [leaf for leaf, flag in zip(leaves, flags, strict=True) if leaf.requires_grad != flag]
-    for leaf in changed:
-        leaf.requires_grad_(not leaf.requires_grad)
+    changed = [
+        (leaf, flag)
+        for leaf, flag in zip(leaves, flags, strict=True)
+        if leaf.requires_grad != flag
+    ]
     try:
+        for leaf, flag in changed:
+            leaf.requires_grad_(flag)
         yield
     finally:
-        for leaf in changed:
-            leaf.requires_grad_(not leaf.requires_grad)
+        for leaf, flag in changed:
+            leaf.requires_grad_(not flag)
 
 
-def _leave_replay() -> None:
-    _replaying.depth -= 1
+@contextmanager
+def _marked_as_replay() -> Iterator[None]:
+    outer = is_replaying()
+    try:
+        _replaying.now = True
+        yield
+    finally:
+        _replaying.now = outer
 
 
 def _set_training(function: nn.Module, modes: Sequence[bool]) -> None:
@@ -741,9 +869,9 @@ class _Substituted(nn.Module):
         modules = list(function.named_modules())
         names = [
             f"{prefix}{'.' if prefix else ''}{name}"
-            for kind in ("_parameters", "_buffers")
+            for contents in (_fixed, _buffers)
             for prefix, module in modules
-            for name, tensor in getattr(module, kind).items()
+            for name, tensor in contents(module).items()
             if tensor is not None
         ]
         self.function = [function]  # in a list, so that it does not become a submodule
@@ -752,10 +880,29 @@ class _Substituted(nn.Module):
     def forward(self, *arguments: Tensor) -> Tensor:
         """Call the function with the tensors in place of its own. Those of every module are among
         them, so that there is nothing to tie."""
-        result: Tensor = torch.func.functional_call(
-            self.function[0], self.tensors, arguments, tie_weights=False
-        )
+        with _swapping:
+            result: Tensor = torch.func.functional_call(
+                self.function[0], self.tensors, arguments, tie_weights=False
+            )
         return result
+
+
+_swapping = threading.RLock()
+"""Held while a function has other tensors than its own, which another thread must not take for
+its own, and while batch normalisation counts in them."""
+
+
+class _Inverse(nn.Module):
+    """The inverse of a map, as a module with the same parameters."""
+
+    def __init__(self, map: nn.Module) -> None:
+        super().__init__()
+        self.map = map
+
+    def forward(self, value: Tensor) -> Tensor:
+        """What the map made `value` of."""
+        inverse: Callable[[Tensor], Tensor] = self.map.inverse  # type: ignore[assignment]
+        return inverse(value)
 
 
 class ReversibleTape(Tape):
@@ -788,7 +935,8 @@ class ReversibleTape(Tape):
             self.restart(self.final_streams())
         while self.position > group.step + 1:
             self.undo()
-        if handle.tensor is None and group.call >= 0:
+        is_map = isinstance(self.steps[group.step][2], Map)  # it is replayed as it is undone
+        if handle.tensor is None and group.call >= 0 and not is_map:
             self.provide_temporaries(group.step)
             self.replay_call(group.step, group.call)
         elif handle.tensor is None:
@@ -827,7 +975,11 @@ class ReversibleTape(Tape):
             values.update(zip(step.sources, [values[t] for t in step.targets], strict=True))
             self.position = index
             return
-        if step.is_temporary:
+        if isinstance(step, Map):
+            values[step.target] = settled(self.unmapped(index, step), self.layout)
+            if self.calls[index][0].handles:
+                self.replay_call(index, 0)
+        elif step.is_temporary:
             if again:
                 values.pop(step.target, None)
             self.provide_temporary(index)
@@ -842,6 +994,18 @@ class ReversibleTape(Tape):
                 self.replay_arithmetic(index)
         self.forget_results(index)
         self.position = index
+
+    def unmapped(self, index: int, step: Map) -> Tensor:
+        """The old value of a map's target, by the parameters of the forward pass."""
+        module = self.calls[index][0].module
+        assert module is not None
+        if module.has_changed():
+            raise RuntimeError(_CHANGED)
+        inverse = _Inverse(self.layer_of(index).functions[step.map])
+        result: Tensor = _Substituted(inverse, [*module.parameters, *module.buffers])(
+            _values(self.values)[step.target]
+        )
+        return result
 
     def provide_temporaries(self, step: int) -> None:
         """Compute again the temporaries that a step reads."""
@@ -936,8 +1100,31 @@ def _drain() -> None:
 # Strategies --------------------------------------------------------------------------------------
 
 
+def is_transformed() -> bool:
+    """Whether torch.func, or forward-mode differentiation, is at work: neither lets saved tensors
+    be replaced, so that a stage has to store them."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _check_refused(values: Values) -> None:
+    """Raises RuntimeError where a stage cannot compute its activations again."""
+    if getattr(_calls, "running", False):
+        raise RuntimeError(
+            "a stage runs inside a residual function of another stage, and would be rebuilt inside "
+            "a replay: let stages follow one another, or set_backward('store') for the inner one"
+        )
+    device = next(iter(values.values())).device
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a CUDA graph cannot hold a stage that computes activations again: replays set the "
+            "random generators, which a capture forbids; set_backward('store') for it"
+        )
+
+
+@_uncompiled
 def run_reversible(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
     """Run layers; backward rebuilds activations from the final streams."""
+    _check_refused(values)
     tape = ReversibleTape(layers, draws, values)
     tape.names = tuple(values)
     final = tape.record(values)
@@ -947,8 +1134,10 @@ def run_reversible(layers: Sequence[Layer], values: Values, draws: Sequence[Valu
     return dict(zip(tape.names, leaving, strict=True))
 
 
+@_uncompiled
 def run_checkpointed(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
     """Run layers; backward runs each layer again from the streams kept before it."""
+    _check_refused(values)
     for layer, drawn in zip(layers, draws, strict=True):
         values = CheckpointTape([layer], [drawn], values).record(values)
     return values

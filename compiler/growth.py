@@ -25,9 +25,10 @@ from archspec.expressions import (
     fold,
     names,
 )
+from archspec.maps import Squeeze, Unsqueeze
 from archspec.spec import Learned
-from compiler.constants import drawn_combinations, fixed_values
-from compiler.plan import Affine, Constant, Permutation, StagePlan, Temporary
+from compiler.constants import NUMBERS, drawn_combinations, fixed_values
+from compiler.plan import Affine, Constant, Mapped, Permutation, StagePlan, Temporary
 
 FLOAT32_STEP = 2.0**-24
 """The largest relative error of rounding to float32."""
@@ -57,19 +58,26 @@ class Stability:
 
 
 def stability(plan: StagePlan) -> Stability | None:
-    """The growth and the bits of an invertible stage: the worst over its draws in training, and
-    over its learned coefficients where they start and at both ends of their ranges.
+    """The growth and the bits of an invertible stage: the worst over its draws in training,
+    over the start and the end of training, and over its learned coefficients where they start and
+    at both ends of their ranges.
 
     None where they are not a matter of the linear part: a scale that reads a stream has its values
-    from the data, and some programs have no linear part at zero (`y/F(y)`).
+    from the data, a learned map of the channels has its own, and some programs have no linear part
+    at zero (`y/F(y)`).
     """
-    if any(isinstance(step, Affine) and _reads_streams(step, plan) for step in plan.steps):
-        return None
+    learned_maps = {m.name for m in plan.maps if not isinstance(m.map, (Squeeze, Unsqueeze))}
+    for step in plan.steps:
+        if isinstance(step, Affine) and _reads_streams(step, plan):
+            return None
+        if isinstance(step, Mapped) and step.map in learned_maps:
+            return None
     try:
         found = [
-            _stability(plan, {**drawn, **learned})
+            _stability(plan, {**drawn, **learned, "progress": progress})
             for drawn in drawn_combinations(plan.constants)
             for learned in learned_values(plan.constants)
+            for progress in ((0.0, 1.0) if plan.reads_progress else (0.0,))
         ]
     except (ArithmeticError, RuntimeError):  # singular matrices are RuntimeErrors
         return None
@@ -88,7 +96,7 @@ def learned_values(constants: Mapping[str, Constant]) -> Iterator[dict[str, floa
 
 def _reads_streams(step: Affine, plan: StagePlan) -> bool:
     """Whether a step's scale depends on more than coefficients."""
-    return bool(names(step.scale) - set(plan.constants) - {"layer", "depth"})
+    return bool(names(step.scale) - set(plan.constants) - set(NUMBERS))
 
 
 def _stability(plan: StagePlan, values: Mapping[str, float]) -> Stability:
@@ -117,6 +125,8 @@ def layer_matrix(plan: StagePlan, layer: int, coefficients: Mapping[str, float])
     for step in plan.steps:
         if isinstance(step, Permutation):
             values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
+            continue
+        if isinstance(step, Mapped):  # squeezes move elements about
             continue
         scope = {**values, **{call.result: _Linear(0.0, none) for call in step.calls}}
         if isinstance(step, Affine):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from archspec.diagnostics import Diagnostic, Span
+from collections.abc import Iterable
+
+from archspec.diagnostics import MAX_SHOWN, Diagnostic, Span, nearest
 from archspec.expressions import Range
 from archspec.tree import Node, Path
+
+MAX_WORK = 400_000
+"""How many parts of expressions are evaluated to check one spec: half a second or so."""
 
 
 class Mistakes:
@@ -13,6 +18,23 @@ class Mistakes:
     def __init__(self, tree: Node) -> None:
         self.tree = tree
         self.found: list[Diagnostic] = []
+        self.work = 0
+
+    def affords(self, work: int, path: Path) -> bool:
+        """Whether so many more parts may be evaluated; if not, that is noted at the key that
+        `path` ends in."""
+        if self.work + work > MAX_WORK:
+            total = self.work + work
+            message = f"too much to check: {total:,} values, and {MAX_WORK:,} are the most"
+            help = "use fewer layers, fewer combinations of draws, or less that reads `layer`"
+            self.key("E206", message, path, help)
+            return False
+        self.work += work
+        return True
+
+    def nearest(self, name: str, names: Iterable[str]) -> str:
+        """The help that offers the nearest of `names`, as long as it will be shown."""
+        return nearest(name, names) if len(self.found) < MAX_SHOWN else ""
 
     def key(self, code: str, message: str, path: Path, help: str = "") -> None:
         """A mistake at the key that `path` ends in."""

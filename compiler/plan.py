@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from archspec.diagnostics import Diagnostic
 from archspec.expressions import Expression
 from archspec.layers import Layer
+from archspec.maps import InvertibleMap
 from archspec.shapes import Shape, Sizes
 from archspec.spec import Backward, Drawn, Learned
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer of a list with the shape that reaches it. A layer that joins a function's
-    arguments has several."""
+    """One layer of a list with the shape that reaches it; of a layer that takes more of a
+    function's arguments, those too."""
 
     layer: Layer
     before: tuple[Shape, ...]
     after: Shape
     sizes: Sizes
+    packages: tuple[str, ...] = ()
+    """Where a module of the user's own may come from."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,24 @@ class StreamPlan:
 
     name: str
     start: Expression
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class MapPlan:
+    """An invertible map of one stream, with the shapes before and after it."""
+
+    name: str
+    map: InvertibleMap
+    before: Shape
+    after: Shape
+
+
+@dataclass(frozen=True)
+class SidePlan:
+    """A side input: what a batch of it is like, one sample at a time."""
+
+    name: str
     shape: Shape
 
 
@@ -94,7 +115,16 @@ class Permutation:
     text: str
 
 
-Step = Affine | General | Temporary | Permutation
+@dataclass(frozen=True)
+class Mapped:
+    """`target = map(target)`, an invertible map."""
+
+    target: str
+    map: str
+    text: str
+
+
+Step = Affine | General | Temporary | Permutation | Mapped
 
 
 @dataclass(frozen=True)
@@ -108,8 +138,15 @@ class StagePlan:
     input: Shape
     """What the streams start from, after the transition."""
     streams: tuple[StreamPlan, ...]
+    final: tuple[Shape, ...]
+    """The streams' shapes after the last layer."""
+    side: tuple[SidePlan, ...]
+    """The side inputs that the update reads."""
     start_functions: tuple[FunctionPlan, ...]
     functions: tuple[FunctionPlan, ...]
+    maps: tuple[MapPlan, ...]
+    share: bool
+    """All layers have the same functions and maps."""
     constants: Mapping[str, Constant]
     steps: tuple[Step, ...]
     output: Expression
@@ -117,6 +154,7 @@ class StagePlan:
     obstacles: tuple[Diagnostic, ...]
     """Why the program has no inverse in training; none, if it has one."""
     invertible_in_evaluation: bool
+    reads_progress: bool
 
     @property
     def invertible(self) -> bool:
@@ -130,6 +168,7 @@ class NetworkPlan:
 
     name: str
     input: Shape
+    side: tuple[SidePlan, ...]
     classes: int
     stem: tuple[LayerPlan, ...]
     stages: tuple[StagePlan, ...]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from keyword import iskeyword
 from typing import TypeVar
 
-from archspec.diagnostics import nearest
 from archspec.expressions import (
     ELEMENTWISE,
     RESERVED,
@@ -27,9 +26,17 @@ from archspec.expressions import (
     parse_statement,
     subexpressions,
 )
+from archspec.layers import Layer
 from archspec.spec import Drawn, Learned, Stage
 from archspec.tree import Path
-from compiler.constants import MAX_COMBINATIONS, count_combinations, fixed_values, leaves
+from compiler.canonical import map_of
+from compiler.constants import (
+    MAX_COMBINATIONS,
+    NUMBERS,
+    LayerValues,
+    count_combinations,
+    leaves,
+)
 from compiler.places import Mistakes
 from compiler.plan import Constant
 
@@ -49,10 +56,15 @@ class Program:
         return frozenset(c.function for start in self.starts.values() for c in calls(start))
 
 
-def parse_program(stage: Stage, path: Path, mistakes: Mistakes) -> Program | None:
-    """Parse the program of the stage at `path`; with any mistake, note it and return None."""
+def parse_program(
+    stage: Stage, side: Collection[str], path: Path, mistakes: Mistakes
+) -> Program | None:
+    """Parse the program of the stage at `path`, in which the names `side` stand for side inputs;
+    with any mistake, note it and return None."""
     before = len(mistakes.found)
-    _check_distinct(stage, path, mistakes)
+    if not mistakes.affords(_work(stage), path):
+        return None
+    _check_distinct(stage, side, path, mistakes)
     starts = {
         name: _parsed(parse_expression, text, (*path, "streams", name), mistakes)
         for name, text in stage.streams.items()
@@ -77,8 +89,21 @@ def parse_program(stage: Stage, path: Path, mistakes: Mistakes) -> Program | Non
         output,
     )
     _check_constants(program.constants, stage.depth, (*path, "constants"), mistakes)
-    _Names(stage, path, mistakes, program).check()
+    _Names(stage, side, path, mistakes, program).check()
     return program if len(mistakes.found) == before else None
+
+
+def _work(stage: Stage) -> int:
+    """What it takes to read the texts of a stage, and the lists of layers that differ by layer, in
+    parts of an expression."""
+    texts = (*stage.streams.values(), *map(str, stage.constants.values()), *stage.update)
+    lists = [list(layers) for layers in stage.functions.values()]
+    differing = [layers for layers in lists if any("layer" in w for w in map(_written, layers))]
+    return 3 * sum(map(len, texts)) + 5 * stage.depth * sum(map(len, differing))
+
+
+def _written(layer: Layer) -> str:
+    return " ".join(str(value) for field, value in layer if field != "kind")
 
 
 AnyParsed = TypeVar("AnyParsed")
@@ -94,16 +119,23 @@ def _parsed(
         return None
 
 
-def _check_distinct(stage: Stage, path: Path, mistakes: Mistakes) -> None:
+def _check_distinct(stage: Stage, side: Collection[str], path: Path, mistakes: Mistakes) -> None:
     for part, declared in (("streams", stage.streams), ("constants", stage.constants)):
         for name in declared:
             if name in RESERVED or iskeyword(name):
                 message = f"`{name}` has a meaning of its own in the update language"
                 mistakes.key("E204", message, (*path, part, name), "choose another name")
-    for name in stage.constants:
-        if name in stage.streams:
-            message = f"`{name}` is already a stream"
-            mistakes.key("E204", message, (*path, "constants", name), "choose another name")
+    taken: tuple[tuple[str, Iterable[str], Collection[str], str], ...] = (
+        ("constants", stage.constants, stage.streams, "stream"),
+        ("maps", stage.maps, stage.functions, "function"),
+        ("streams", stage.streams, side, "side input"),
+        ("constants", stage.constants, side, "side input"),
+    )
+    for part, these, others, what in taken:
+        for name in these:
+            if name in others:
+                message = f"`{name}` is already a {what}"
+                mistakes.key("E204", message, (*path, part, name), "choose another name")
 
 
 # Constants ----------------------------------------------------------------------------------------
@@ -124,14 +156,15 @@ def _check_constants(
     if count_combinations(constants) > MAX_COMBINATIONS:
         message = f"the draws here have more than {MAX_COMBINATIONS} combinations"
         mistakes.key("E206", message, path)
-    by_layer = any("layer" in names(c) for c in constants.values() if isinstance(c, Expression))
-    for layer in range(depth if by_layer else 1):
-        try:
-            fixed_values(constants, layer, depth)
-        except ArithmeticError as error:
-            what = "divides by zero" if isinstance(error, ZeroDivisionError) else "grows too large"
-            mistakes.key("E206", f"a constant {what} at layer {layer}", path)
-            return
+    layer = 0
+    try:
+        values = LayerValues(constants, depth)
+        if values.work and mistakes.affords(values.work * depth, path):
+            for layer in range(depth):
+                values.at(layer)
+    except ArithmeticError as error:
+        what = "divides by zero" if isinstance(error, ZeroDivisionError) else "grows too large"
+        mistakes.key("E206", f"a constant {what} at layer {layer}", path)
 
 
 def _check_learned(learned: Learned, path: Path, mistakes: Mistakes) -> None:
@@ -151,8 +184,8 @@ def _check_constant(
     for part in subexpressions(constant):
         if isinstance(part, Call):
             mistakes.text("E206", "a constant is arithmetic on numbers alone", path, part.at)
-        elif isinstance(part, Name) and part.name not in (*known, "layer", "depth"):
-            help = nearest(part.name, [*known, "layer", "depth"])
+        elif isinstance(part, Name) and part.name not in (*known, *NUMBERS):
+            help = mistakes.nearest(part.name, [*known, *NUMBERS])
             mistakes.text("E202", f"unknown name `{part.name}`", path, part.at, help)
     if name in leaves(constant, known):
         mistakes.value("E206", f"`{name}` is defined by itself", path)
@@ -164,8 +197,16 @@ def _check_constant(
 class _Names:
     """Looks up every name of a parsed program."""
 
-    def __init__(self, stage: Stage, path: Path, mistakes: Mistakes, program: Program) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        side: Collection[str],
+        path: Path,
+        mistakes: Mistakes,
+        program: Program,
+    ) -> None:
         self.stage, self.path, self.mistakes, self.program = stage, path, mistakes, program
+        self.side = side
         self.used: set[str] = set()
         self.called: set[str] = set()
         self.varying = {name for name in program.constants if _varies(name, program.constants)}
@@ -196,7 +237,12 @@ class _Names:
     ) -> None:
         if isinstance(statement, Permute):
             return self.permutation(statement, place)
-        known = (*self.stage.streams, *self.stage.constants, *temporaries, "layer", "depth")
+        known = (*self.stage.streams, *self.stage.constants, *self.side, *temporaries, *NUMBERS)
+        if map := map_of(statement, self.stage.maps):
+            self.called.add(map)
+            if isinstance(statement, Assign) and statement.target not in self.stage.streams:
+                self.not_a_stream(statement, place, temporaries)
+            return None
         # Of a target that is no stream, only that is told.
         target = (statement.target,) if isinstance(statement, Assign) else ()
         self.expression(statement.value, place, (*known, *target), self.stage.functions)
@@ -220,11 +266,13 @@ class _Names:
 
     def not_a_stream(self, statement: Assign, place: Path, temporaries: Iterable[str]) -> None:
         name = statement.target
-        help = nearest(name, self.stage.streams)
+        help = self.mistakes.nearest(name, self.stage.streams)
         if name in self.stage.constants:
             message = f"`{name}` is a constant, and only streams are rewritten"
         elif name in temporaries:
             message = f"`{name}` is a temporary, and only streams are rewritten"
+        elif name in self.side:
+            message = f"`{name}` is a side input, and only streams are rewritten"
         else:
             message = f"there is no stream `{name}`"
             help += f"  (a temporary is written `{name} := …`)"
@@ -242,7 +290,7 @@ class _Names:
             message = "a permutation has the same streams on both sides, each once"
             self.mistakes.value("E205", message, place)
         for name in sorted({*statement.targets, *statement.sources} - streams):
-            help = nearest(name, streams)
+            help = self.mistakes.nearest(name, streams)
             self.mistakes.value("E205", f"there is no stream `{name}`", place, help)
 
     def expression(
@@ -261,18 +309,22 @@ class _Names:
                     self.mistakes.text("E205", message, place, part.at)
             elif isinstance(part, Call) and part.function not in ELEMENTWISE:
                 self.called.add(part.function)
-                if part.function in self.stage.functions and not declared:
+                if part.function in self.stage.maps:
+                    message = f"`{part.function}` is an invertible map, which rewrites one stream"
+                    help = f"an update of its own: `x = {part.function}(x)`"
+                    self.mistakes.text("E205", message, place, part.at, help)
+                elif part.function in self.stage.functions and not declared:
                     message = "functions are called in `update` and where streams start"
                     self.mistakes.text("E205", message, place, part.at)
                 elif part.function not in declared:
-                    help = nearest(part.function, (*declared, *ELEMENTWISE))
+                    help = self.mistakes.nearest(part.function, (*declared, *ELEMENTWISE))
                     message = f"unknown function `{part.function}`"
                     self.mistakes.text("E202", message, place, part.at, help)
 
     def name(self, part: Name, place: Path, known: tuple[str, ...], structural: bool) -> None:
         self.used.add(part.name)
         if part.name not in known:
-            help = nearest(part.name, known)
+            help = self.mistakes.nearest(part.name, known)
             self.mistakes.text("E202", f"unknown name `{part.name}`", place, part.at, help)
         elif structural and part.name in self.varying:
             message = f"`{part.name}` has a value of its own in every layer, and none here"
@@ -292,10 +344,11 @@ class _Names:
             if streams & names(self.program.output) and name not in reaching:
                 message = f"the stream `{name}` has no part in the output"
                 self.mistakes.key("E203", message, (*self.path, "streams", name))
-        for name in self.stage.functions:
-            if name not in self.called:
-                message = f"the function `{name}` is never called"
-                self.mistakes.key("E203", message, (*self.path, "functions", name))
+        parts = dict.fromkeys(self.stage.functions, "functions")
+        parts |= dict.fromkeys(self.stage.maps, "maps")
+        for name in sorted(parts.keys() - self.called):
+            message = f"the {parts[name].removesuffix('s')} `{name}` is never called"
+            self.mistakes.key("E203", message, (*self.path, parts[name], name))
         for name, index in temporaries.items():
             if name not in self.used:
                 message = f"the temporary `{name}` is not used"
@@ -326,6 +379,6 @@ def _reaching(program: Program) -> frozenset[str]:
 def _varies(name: str, constants: Mapping[str, Constant]) -> bool:
     """Whether a constant is learned, drawn, made of such constants, or another in every layer."""
     found = leaves(Name(name), constants)
-    return "layer" in found or any(
+    return bool(found & {"layer", "progress"}) or any(
         isinstance(constants.get(leaf), (Learned, Drawn)) for leaf in found
     )

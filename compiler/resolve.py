@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from keyword import iskeyword
 
 from archspec.diagnostics import Diagnostic, SpecError
-from archspec.expressions import Assign, Call, Expression, Let, Name, Permute, names
+from archspec.expressions import RESERVED, Assign, Call, Expression, Let, Name, Permute, names
 from archspec.layers import Layer
 from archspec.loading import Loaded
 from archspec.shapes import Features, Shape, ShapeError, Sizes
-from archspec.spec import Drawn, Learned, Stage
+from archspec.spec import Drawn, Learned, Spec, Stage
 from archspec.tree import Path
-from compiler.canonical import canonical
+from compiler.canonical import canonical, map_of, reads
 from compiler.check import check_arithmetic, check_invertible, invertible_in_evaluation
-from compiler.constants import leaves
+from compiler.constants import NUMBERS, leaves
 from compiler.places import Mistakes
 from compiler.plan import (
     FunctionPlan,
     LayerPlan,
+    MapPlan,
     NetworkPlan,
+    SidePlan,
     StagePlan,
     Step,
     StreamPlan,
@@ -29,6 +32,7 @@ from compiler.shapes import (
     BadLayer,
     Coefficient,
     ExpressionShapeError,
+    ModuleNotAllowedError,
     Scalar,
     ShapeOrScalar,
     infer_expression,
@@ -41,34 +45,58 @@ def resolve(loaded: Loaded) -> NetworkPlan:
     spec = loaded.spec
     mistakes = Mistakes(loaded.tree)
     classes = spec.task.classes
+    side = {name: entry.shape for name, entry in spec.side.items()}
+    _check_side(spec, mistakes)
     programs = {
-        name: _check_program(stage, ("stages", name), mistakes)
+        name: _check_program(stage, side, ("stages", name), mistakes)
         for name, stage in spec.stages.items()
     }
     shape: Shape | None = spec.input.shape
-    stem, shape = _plain_layers(spec.stem, shape, classes, ("stem",), mistakes)
+    packages = loaded.packages
+    stem, shape = _plain_layers(spec.stem, shape, classes, ("stem",), packages, mistakes)
     stages = []
     for name, stage in spec.stages.items():
         program = programs[name]
         if shape is None or program is None:
             shape = None
             continue
-        plan = _StageResolver(stage, program, classes, ("stages", name), mistakes).resolve(shape)
+        resolver = _StageResolver(
+            stage, program, side, classes, packages, ("stages", name), mistakes
+        )
+        plan = resolver.resolve(shape)
         shape = plan.result if plan else None
         stages += [plan] if plan else []
-    head, shape = _plain_layers(spec.head, shape, classes, ("head",), mistakes)
+    head, shape = _plain_layers(spec.head, shape, classes, ("head",), packages, mistakes)
     if shape is not None and shape != Features(classes):
         message = f"the network ends in {shape}, and the task needs {classes} features"
         help = "end the head with `pool: mean` and `linear: classes`"
         mistakes.key("E403", message, ("head",) if spec.head else ("stages",), help)
+    for name in side:
+        if not mistakes.found and not any(s.name == name for stage in stages for s in stage.side):
+            mistakes.key("E203", f"the side input `{name}` is not used", ("side", name))
     if mistakes.found:
         raise SpecError(mistakes.found)
     assert shape is not None
-    return NetworkPlan(spec.name, spec.input.shape, classes, stem, tuple(stages), head, shape)
+    sides = tuple(SidePlan(name, shape) for name, shape in side.items())
+    return NetworkPlan(
+        spec.name, spec.input.shape, sides, classes, stem, tuple(stages), head, shape
+    )
+
+
+def _check_side(spec: Spec, mistakes: Mistakes) -> None:
+    for name in spec.side:
+        if name in RESERVED or iskeyword(name) or name in ("value", "draws", "self"):
+            message = f"`{name}` has a meaning of its own"
+            mistakes.key("E204", message, ("side", name), "choose another name")
 
 
 def _plain_layers(
-    layers: Sequence[Layer], shape: Shape | None, classes: int, path: Path, mistakes: Mistakes
+    layers: Sequence[Layer],
+    shape: Shape | None,
+    classes: int,
+    path: Path,
+    packages: tuple[str, ...],
+    mistakes: Mistakes,
 ) -> tuple[tuple[LayerPlan, ...], Shape | None]:
     """The layers of a stem, a transition or a head."""
     if shape is None:
@@ -77,7 +105,7 @@ def _plain_layers(
     def sizes(before: Shape) -> Sizes:
         return Sizes.of(channels=before.channels, classes=classes)
 
-    found = infer_layers(layers, (shape,), sizes)
+    found = infer_layers(layers, (shape,), sizes, packages)
     if isinstance(found, BadLayer):
         _bad_layer(layers, found, path, mistakes)
         return (), None
@@ -86,6 +114,9 @@ def _plain_layers(
 
 def _bad_layer(layers: Sequence[Layer], bad: BadLayer, path: Path, mistakes: Mistakes) -> None:
     kind = getattr(layers[bad.index], "kind", "layer")
+    if isinstance(bad.error, ModuleNotAllowedError):
+        mistakes.value("E404", bad.error.message, (*path, bad.index), bad.error.help)
+        return
     message = f"`{kind}` does not fit here: {bad.error.message}"
     mistakes.value("E401", message, (*path, bad.index), bad.error.help)
 
@@ -97,14 +128,16 @@ class _Checked:
     obstacles: tuple[Diagnostic, ...]
 
 
-def _check_program(stage: Stage, path: Path, mistakes: Mistakes) -> _Checked | None:
-    program = parse_program(stage, path, mistakes)
+def _check_program(
+    stage: Stage, side: Collection[str], path: Path, mistakes: Mistakes
+) -> _Checked | None:
+    program = parse_program(stage, side, path, mistakes)
     if program is None:
         return None
     steps: list[Step] = []
     for index, statement in enumerate(program.update):
         try:
-            steps.append(canonical(statement))
+            steps.append(canonical(statement, stage.maps))
         except ArithmeticError:
             message = "this divides by zero, or by a number too large or small"
             mistakes.value("E206", message, (*path, "update", index))
@@ -125,17 +158,30 @@ class _StageResolver:
     """Shapes through one stage."""
 
     def __init__(
-        self, stage: Stage, checked: _Checked, classes: int, path: Path, mistakes: Mistakes
+        self,
+        stage: Stage,
+        checked: _Checked,
+        side: Mapping[str, Shape],
+        classes: int,
+        packages: tuple[str, ...],
+        path: Path,
+        mistakes: Mistakes,
     ) -> None:
-        self.stage, self.checked, self.classes = stage, checked, classes
-        self.path, self.mistakes = path, mistakes
+        self.stage, self.checked, self.side, self.classes = stage, checked, side, classes
+        self.packages, self.path, self.mistakes = packages, path, mistakes
         self.functions: dict[str, FunctionPlan | None] = {}
+        self.maps: dict[str, MapPlan] = {}
 
     def resolve(self, shape: Shape) -> StagePlan | None:
         before = len(self.mistakes.found)
         program, stage = self.checked.program, self.stage
         transition, entry = _plain_layers(
-            stage.transition, shape, self.classes, (*self.path, "transition"), self.mistakes
+            stage.transition,
+            shape,
+            self.classes,
+            (*self.path, "transition"),
+            self.packages,
+            self.mistakes,
         )
         if entry is None:
             return None
@@ -143,12 +189,13 @@ class _StageResolver:
         if len(self.mistakes.found) > before:
             return None
         started = dict(self.functions)
-        scope = {s.name: s.shape for s in streams}
-        self.steps(scope)
-        output = self.output(scope)
+        shapes = {s.name: s.shape for s in streams}
+        self.steps(shapes)
+        self.check_kept(streams, shapes)
+        output = self.output(shapes)
         if output is None or len(self.mistakes.found) > before:
             return None
-        functions = [plan for plan in self.functions.values() if plan]
+        functions, read = [plan for plan in self.functions.values() if plan], self.read()
         in_evaluation = invertible_in_evaluation(self.checked.steps, program.constants, stage.depth)
         return StagePlan(
             name=str(self.path[-1]),
@@ -157,15 +204,37 @@ class _StageResolver:
             transition=transition,
             input=entry,
             streams=streams,
+            final=tuple(shapes.values()),
+            side=tuple(SidePlan(n, s) for n, s in self.side.items() if n in read),
             start_functions=tuple(f for f in functions if f.name in started),
             functions=tuple(f for f in functions if f.name not in started),
+            maps=tuple(self.maps[name] for name in stage.maps),
+            share=stage.share,
             constants=program.constants,
             steps=self.checked.steps,
             output=program.output,
             result=output,
             obstacles=self.checked.obstacles,
             invertible_in_evaluation=not self.checked.obstacles and in_evaluation,
+            reads_progress="progress" in read,
         )
+
+    def read(self) -> frozenset[str]:
+        """All that the updates read, constants looked into."""
+        found = frozenset(name for step in self.checked.steps for name in reads(step))
+        constants = self.checked.program.constants
+        return found | {leaf for name in found for leaf in leaves(Name(name), constants)}
+
+    def check_kept(self, streams: Sequence[StreamPlan], final: Mapping[str, Shape]) -> None:
+        """A stage of several layers has streams of the same shape after each of them."""
+        for stream in streams:
+            if self.stage.depth > 1 and final[stream.name] != stream.shape:
+                message = (
+                    f"`{stream.name}` is {stream.shape} before a layer and {final[stream.name]} "
+                    f"after it, and the stage has {self.stage.depth} layers"
+                )
+                help = "give a map that changes shapes a stage of depth 1"
+                self.mistakes.key("E402", message, (*self.path, "streams", stream.name), help)
 
     def streams(self, entry: Shape) -> tuple[StreamPlan, ...]:
         scope = self.scope({"input": entry, "zeros": entry})
@@ -196,7 +265,7 @@ class _StageResolver:
         return shape
 
     def scope(self, shapes: Mapping[str, Shape]) -> dict[str, ShapeOrScalar]:
-        numbers: dict[str, ShapeOrScalar] = {"layer": Scalar, "depth": Scalar}
+        numbers: dict[str, ShapeOrScalar] = dict.fromkeys(NUMBERS, Scalar)
         constants = self.checked.program.constants
         first = next(iter(shapes.values()))
         for name in constants:
@@ -204,7 +273,7 @@ class _StageResolver:
             per_channel = any(isinstance(c, Learned) and c.per == "channel" for c in leaf)
             varies = per_channel or any(isinstance(c, Drawn) for c in leaf)
             numbers[name] = Coefficient(first, per_channel) if varies else Scalar
-        return {**numbers, **shapes}
+        return {**numbers, **self.side, **shapes}
 
     def shape_of(
         self, expression: Expression, place: Path, scope: Mapping[str, ShapeOrScalar]
@@ -217,12 +286,17 @@ class _StageResolver:
             raise _Noted from None
 
     def steps(self, streams: dict[str, Shape]) -> None:
-        scope = self.scope(streams)
+        scope, maps = self.scope(streams), self.stage.maps
         unknown: set[str] = set()  # temporaries whose shape a mistake hides
         for index, statement in enumerate(self.checked.program.update):
             place = (*self.path, "update", index)
             if isinstance(statement, Permute):
                 self.permutation(statement, streams, place)
+                continue
+            if map := map_of(statement, maps):
+                assert isinstance(statement, Assign)
+                after = self.mapped(map, streams[statement.target], place)
+                streams[statement.target] = scope[statement.target] = after
                 continue
             try:
                 if names(statement.value) & unknown:
@@ -246,6 +320,24 @@ class _StageResolver:
             shape = new.like if isinstance(new, Coefficient) else new
             message = f"`{target}` is {old}, and it would become {shape}"
             self.mistakes.value("E402", message, place)
+
+    def mapped(self, name: str, before: Shape, place: Path) -> Shape:
+        """The shape after an invertible map."""
+        plan = self.maps.get(name)
+        if plan is not None and plan.before != before:
+            message = f"`{name}` takes {plan.before} in its first call, and {before} here"
+            help = "a map is one module a layer; give this call a map of its own"
+            self.mistakes.value("E402", message, place, help)
+            return before
+        map = self.stage.maps[name]
+        try:
+            after = map.infer(before)
+        except ShapeError as error:
+            message = f"`{map.kind}` does not fit here: {error.message}"
+            self.mistakes.value("E401", message, place, error.help)
+            after = before
+        self.maps[name] = MapPlan(name, map, before, after)
+        return after
 
     def permutation(self, step: Permute, streams: Mapping[str, Shape], place: Path) -> None:
         for target, source in zip(step.targets, step.sources, strict=True):
@@ -281,7 +373,7 @@ class _StageResolver:
             def sizes(before: Shape, known: Mapping[str, int] = known) -> Sizes:
                 return Sizes.of(channels=before.channels, classes=self.classes, **known)
 
-            found = infer_layers(layers, arguments, sizes)
+            found = infer_layers(layers, arguments, sizes, self.packages)
             if isinstance(found, BadLayer):
                 _bad_layer(layers, found, path, self.mistakes)
                 return None
@@ -296,7 +388,7 @@ class _StageResolver:
 
     def distinct_sizes(self, name: str, layers: Sequence[Layer]) -> Iterator[Mapping[str, int]]:
         """What sizes may be written with in each layer of the stage that has to be checked."""
-        if name in self.checked.program.start_functions:
+        if self.stage.share or name in self.checked.program.start_functions:
             yield {}
             return
         written = [str(value) for layer in layers for field, value in layer if field != "kind"]

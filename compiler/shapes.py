@@ -16,9 +16,10 @@ from archspec.expressions import (
     children,
     show,
 )
-from archspec.layers import Add, Concat, Layer
+from archspec.layers import Joining, Layer, UserModule, concatenated
 from archspec.shapes import Shape, ShapeError, Sizes, with_channels
 from compiler.plan import LayerPlan
+from compiler.user_modules import UserModuleError, check_module, is_allowed
 
 Scalar = None
 """The shape of a number: it goes with every stream."""
@@ -58,28 +59,59 @@ class BadLayer:
 
 
 def infer_layers(
-    layers: Sequence[Layer], arguments: tuple[Shape, ...], sizes: Callable[[Shape], Sizes]
+    layers: Sequence[Layer],
+    arguments: tuple[Shape, ...],
+    sizes: Callable[[Shape], Sizes],
+    packages: tuple[str, ...] = (),
 ) -> tuple[tuple[LayerPlan, ...], Shape] | BadLayer:
-    """The shapes through a list of layers, or the first layer that does not fit."""
+    """The shapes through a list of layers, or the first layer that does not fit. Modules of the
+    user's own may come from `packages`."""
     plans: list[LayerPlan] = []
-    before = arguments
+    value, waiting = arguments[0], arguments[1:]
     for index, layer in enumerate(layers):
-        known = sizes(before[0])
+        known = sizes(value)
         try:
-            if isinstance(layer, (Concat, Add)):
-                if len(before) == 1:
-                    raise ShapeError("there is only one argument to join")
-                after = layer.join(before)
-            elif len(before) > 1:
-                help = "begin the list with `concat` or `add`"
-                raise ShapeError(f"expected one input, found {len(before)} arguments", help)
-            else:
-                after = layer.infer(before[0], known)
+            count = layer.takes(len(waiting))
+            if count > len(waiting):
+                raise _no_argument(layer)
+            taken = (value, *waiting[:count])
+            after = layer.join(taken, known)
+            if isinstance(layer, UserModule):
+                _check_user_module(layer, packages, taken, after)
         except ShapeError as error:
             return BadLayer(index, error)
-        plans.append(LayerPlan(layer, before, after, known))
-        before = (after,)
-    return tuple(plans), before[0]
+        plans.append(LayerPlan(layer, taken, after, known, packages))
+        value, waiting = after, waiting[count:]
+    if waiting:
+        several = "arguments" if len(waiting) > 1 else "argument"
+        message = f"no layer takes the last {len(waiting)} {several} of {len(arguments)}"
+        help = "`concat` and `add` take all; `modulate` and `attention: {masked: true}` the next"
+        return BadLayer(len(layers) - 1, ShapeError(message, help))
+    return tuple(plans), value
+
+
+def _no_argument(layer: Layer) -> ShapeError:
+    if isinstance(layer, Joining):
+        return ShapeError("there is only one argument to join")
+    return ShapeError("there is no further argument for it to take", "call it as in `F(x, mask)`")
+
+
+def _check_user_module(
+    layer: UserModule, packages: tuple[str, ...], before: tuple[Shape, ...], after: Shape
+) -> None:
+    if not is_allowed(layer.name, packages):
+        package = layer.name.partition(".")[0]
+        message = f"`{layer.name}` would run code that this spec names"
+        help = f"if you trust the package, give --allow-modules {package}"
+        raise ModuleNotAllowedError(message, help)
+    try:
+        check_module(layer, packages, before, after)
+    except UserModuleError as error:
+        raise ShapeError(str(error)) from None
+
+
+class ModuleNotAllowedError(ShapeError):
+    """A module of the user's own that nothing outside the spec allows."""
 
 
 def infer_expression(
@@ -118,7 +150,7 @@ def _apply(
     if part.function != "concat":
         return call(part, streams)
     try:
-        return Concat().join(streams)
+        return concatenated(streams)
     except ShapeError as error:
         raise ExpressionShapeError(error.message, part.at) from None
 

@@ -1,56 +1,81 @@
-"""A stage as a module: its streams, its layers, its derived inverse, its backward strategy."""
+"""A stage's plan as a module."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from archspec.expressions import Expression, fold, names
-from archspec.shapes import Shape, Sizes, channel_dimension, elements
-from archspec.spec import Backward, Drawn, Learned
+from archspec.shapes import Shape, Sizes, channel_dimension
+from archspec.spec import Drawn, Learned
 from compiler import engine
+from compiler.base_stage import BaseStage, Facts, named
 from compiler.canonical import call_reads, lift_calls, reads
-from compiler.coefficients import Coefficients, draw
-from compiler.constants import fixed_values
-from compiler.functions import build_function, build_layers
+from compiler.coefficients import Coefficients
+from compiler.constants import NUMBERS, fixed_values
+from compiler.functions import build_function, build_layers, build_map
 from compiler.lower import affine, affine_inverse, lower, lower_stream
-from compiler.plan import Affine, General, Permutation, StagePlan, Step, StreamPlan, Temporary
+from compiler.plan import (
+    Affine,
+    FunctionPlan,
+    General,
+    Mapped,
+    MapPlan,
+    Permutation,
+    StagePlan,
+    Step,
+    StreamPlan,
+    Temporary,
+)
 
 
-class LayerModule(nn.Module):
-    """The modules of one layer: its functions by name, and its learned coefficients."""
+class Functions(nn.Module):
+    """The residual functions and the invertible maps of a layer, by name."""
 
-    def __init__(self, plan: StagePlan, index: int, sizes: Sizes) -> None:
+    def __init__(
+        self, functions: Sequence[FunctionPlan], maps: Sequence[MapPlan], sizes: Sizes
+    ) -> None:
         super().__init__()
-        for function in plan.functions:
+        for function in functions:
             self.add_module(function.name, build_function(function, sizes))
+        for map in maps:
+            self.add_module(map.name, build_map(map))
+
+    def by_name(self) -> dict[str, nn.Module]:
+        """All of them."""
+        return {name: m for name, m in self._modules.items() if m and name[0].isupper()}
+
+
+class LayerModule(Functions):
+    """One layer: its functions, unless all layers share them, and its learned coefficients."""
+
+    def __init__(self, plan: StagePlan, index: int) -> None:
+        own = ((), ()) if plan.share else (plan.functions, plan.maps)
+        super().__init__(*own, Sizes.of(layer=index, depth=plan.depth))
         learned = {n: c for n, c in plan.constants.items() if isinstance(c, Learned)}
         shape = plan.streams[0].shape
         self.coefficients = Coefficients(
             learned, (shape.channels, *(1,) * (-1 - channel_dimension(shape)))
         )
         self.plan, self.index = plan, index
-        self.program = lower_steps(plan, index)
+        self.steps = lower_steps(plan, index)
 
-    def steps(self) -> engine.Layer:
+    def run_with(self, functions: Mapping[str, nn.Module]) -> engine.Layer:
         """This layer as the engine runs it."""
-        functions = {f.name: self.get_submodule(f.name) for f in self.plan.functions}
         coefficients = self.coefficients
-        return engine.Layer(
-            self.program, functions, coefficients.evaluators(), coefficients.leaves()
-        )
+        return engine.Layer(self.steps, functions, coefficients.evaluators(), coefficients.leaves())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the program, whose functions cannot be pickled and are made again."""
-        return {name: value for name, value in self.__dict__.items() if name != "program"}
+        """Without the steps, whose functions cannot be pickled and are made again."""
+        return {name: value for name, value in self.__dict__.items() if name != "steps"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the program again."""
+        """Make the steps again."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.program = lower_steps(self.plan, self.index)
+        self.steps = lower_steps(self.plan, self.index)
 
 
 def lower_steps(plan: StagePlan, index: int) -> tuple[engine.Step, ...]:
@@ -62,6 +87,8 @@ def lower_steps(plan: StagePlan, index: int) -> tuple[engine.Step, ...]:
 def _lower_step(step: Step, plan: StagePlan, values: Mapping[str, Any]) -> engine.Step:
     if isinstance(step, Permutation):
         return engine.Permute(step.targets, step.sources)
+    if isinstance(step, Mapped):
+        return engine.Map(step.target, step.map)
     results = [call.result for call in step.calls]
     calls = tuple(
         engine.Call(
@@ -90,9 +117,10 @@ def _lower_step(step: Step, plan: StagePlan, values: Mapping[str, Any]) -> engin
 
 
 def _like(value: Expression, plan: StagePlan) -> str:
-    """A stream, temporary or result of the shape that a value has, among those that it reads."""
+    """A stream, side input, temporary or result of the shape that a value has, among those that
+    it reads."""
     shaped = (name for name in sorted(names(value)) if name not in plan.constants)
-    return next(name for name in shaped if name not in ("layer", "depth"))
+    return next(name for name in shaped if name not in NUMBERS)
 
 
 def _both_ways(
@@ -118,96 +146,27 @@ def _read_names(step: Step, values: Mapping[str, Any]) -> list[str]:
     return sorted(read)
 
 
-class Stage(nn.Module):
-    """`depth` layers of one update program.
-
-    `split` makes the streams from the stage's input, the stage itself maps streams to streams,
-    `inverse` maps them back, and `merge` makes the stage's output from them. `backward` is the
-    strategy: "reversible", "checkpoint" or "store"; it may be changed at any time.
-    """
+class Stage(BaseStage):
+    """A stage whose program is a plan."""
 
     def __init__(self, plan: StagePlan, classes: int) -> None:
-        super().__init__()
+        super().__init__(facts(plan), plan.backward)
         self.plan = plan
-        self._backward: Backward = plan.backward
         self.transition = build_layers(plan.transition)
         starts = {
             f.name: build_function(f, Sizes.of(classes=classes)) for f in plan.start_functions
         }
         self.starts = nn.ModuleDict(starts)
-        self.layers = nn.ModuleList(
-            LayerModule(plan, i, Sizes.of(layer=i, depth=plan.depth)) for i in range(plan.depth)
-        )
+        if plan.share:
+            self.shared = Functions(plan.functions, plan.maps, Sizes.of(depth=plan.depth))
+        self.layers = nn.ModuleList(LayerModule(plan, i) for i in range(plan.depth))
 
-    @property
-    def backward(self) -> Backward:
-        """How the backward pass comes by activations. Setting it raises ValueError for a strategy
-        that there is not, or that this program does not allow."""
-        return self._backward
-
-    @backward.setter
-    def backward(self, strategy: str) -> None:
-        self._backward = check_strategy(strategy, self.plan)
-
-    def forward(self, *streams: Tensor, draws: Sequence[engine.Values] | None = None) -> Any:
-        """Streams before the first layer → streams after the last, as tuples in the spec's order.
-
-        `draws` gives the drawn coefficients layer by layer, as `draw` does; by default they are
-        drawn here.
-        """
-        values = self._values(streams)
-        layers = [layer.steps() for layer in self._layer_modules()]
-        draws = self.draw(streams[0]) if draws is None else draws
-        return tuple(self._strategy(streams)(layers, values, draws).values())
-
-    def inverse(self, *streams: Tensor, draws: Sequence[engine.Values] | None = None) -> Any:
-        """Streams after the last layer → streams before the first: the derived inverse.
-
-        Drawn coefficients must be given where they are random. Raises RuntimeError for a program
-        without an inverse, and where dropout makes the functions random.
-        """
-        plan = self.plan
-        if not plan.invertible:
-            raise RuntimeError(
-                f"stage `{plan.name}` has no inverse:\n" + "\n".join(map(str, plan.obstacles))
-            )
-        if not self.training and not plan.invertible_in_evaluation:
-            raise RuntimeError(
-                f"stage `{plan.name}` has no inverse in evaluation: a factor of one of its streams "
-                "is 0 there"
-            )
-        if draws is None and self.training and self._drawn():
-            raise RuntimeError(
-                "this stage draws coefficients at random in training: give forward and inverse the "
-                "same `draws`, from stage.draw(stream)"
-            )
-        draws = self.draw(streams[0]) if draws is None else draws
-        layers = [layer.steps() for layer in self._layer_modules()]
-        random = engine.RandomState(streams[0].device)
-        values = engine.invert(layers, self._values(streams), draws)
-        if random.has_moved():
-            raise RuntimeError(
-                f"a function of stage `{self.plan.name}` drew random numbers, so that this is not "
-                "the inverse of what it computed before: call eval() first"
-            )
-        return tuple(values.values())
-
-    def draw(self, like: Tensor) -> list[engine.Values]:
-        """The drawn coefficients of each layer, for a batch as large as that of `like` (B, …)."""
-        drawn = self._drawn()
-        return [
-            {name: draw(constant, like, self.training) for name, constant in drawn.items()}
-            for _ in range(self.plan.depth)
-        ]
-
-    def split(self, value: Tensor) -> tuple[Tensor, ...]:
-        """The stage's input (B, …) → its streams."""
-        entry: Tensor = self.transition(value)
-        kind = entry.device.type
-        half = entry.dtype in (torch.float16, torch.bfloat16)
-        if half and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            entry = entry.float()  # autocast is for residual functions; streams keep fp32
-        return self.start(entry)
+    def program(self) -> list[engine.Layer]:
+        """The layers as the engine runs them."""
+        layers = [layer for layer in self.layers if isinstance(layer, LayerModule)]
+        if self.plan.share:
+            return [layer.run_with(self.shared.by_name()) for layer in layers]
+        return [layer.run_with(layer.by_name()) for layer in layers]
 
     def start(self, entry: Tensor) -> tuple[Tensor, ...]:
         """What has passed the transition (B, …) → the stage's streams."""
@@ -231,46 +190,25 @@ class Stage(nn.Module):
         """Streams → the stage's output (B, …)."""
         fixed = fixed_values(self.plan.constants, 0, self.plan.depth)
         expression = fold(self.plan.output, fixed)
-        value = lower(expression, channel_dimension(self.plan.input))(self._values(streams))
+        values = named(streams, self.facts.final)
+        value = lower(expression, channel_dimension(self.plan.input))(values)
         return _filled(value, streams[0], self.plan.result)
 
-    def extra_repr(self) -> str:
-        """Shown when the module is printed."""
-        elements_kept = sum(elements(s.shape) for s in self.plan.streams)
-        return f"backward={self.backward!r}, elements of streams={elements_kept}"
 
-    def _layer_modules(self) -> list[LayerModule]:
-        return [layer for layer in self.layers if isinstance(layer, LayerModule)]
-
-    def _drawn(self) -> dict[str, Drawn]:
-        return {n: c for n, c in self.plan.constants.items() if isinstance(c, Drawn)}
-
-    def _values(self, streams: Sequence[Tensor]) -> engine.Values:
-        expected = self.plan.streams
-        if len(streams) != len(expected):
-            names = ", ".join(stream.name for stream in expected)
-            raise ValueError(f"expected the streams {names}, found {len(streams)} tensors")
-        for stream, tensor in zip(expected, streams, strict=True):
-            if tuple(tensor.shape[1:]) != stream.shape.sizes:
-                found = tuple(tensor.shape)
-                raise ValueError(f"stream `{stream.name}` is {stream.shape}, found a batch {found}")
-        return {stream.name: tensor for stream, tensor in zip(expected, streams, strict=True)}
-
-    def _strategy(self, streams: Sequence[Tensor]) -> Any:
-        if not torch.is_grad_enabled() or self.backward == "store":
-            return engine.run
-        if self.backward == "checkpoint":
-            return engine.run_checkpointed
-        if not self.training and not self.plan.invertible_in_evaluation:
-            # The gradient is still wanted, and there is nothing to reconstruct from.
-            return engine.run
-        if any(stream.dtype in (torch.float16, torch.bfloat16) for stream in streams):
-            raise RuntimeError(
-                f"the streams of stage `{self.plan.name}` are in half precision, in which they "
-                "cannot be reconstructed well enough for a gradient: keep the model in float32 and "
-                "use torch.autocast, or set_backward('checkpoint')"
-            )
-        return engine.run_reversible
+def facts(plan: StagePlan) -> Facts:
+    """What a stage has to know of its plan."""
+    drawn = {n: c for n, c in plan.constants.items() if isinstance(c, Drawn)}
+    return Facts(
+        name=plan.name,
+        streams={s.name: s.shape.sizes for s in plan.streams},
+        final={s.name: shape.sizes for s, shape in zip(plan.streams, plan.final, strict=True)},
+        depth=plan.depth,
+        side={side.name: side.shape.sizes for side in plan.side},
+        drawn={name: (constant.draw, constant.evaluate) for name, constant in drawn.items()},
+        reads_progress=plan.reads_progress,
+        obstacles="\n".join(map(str, plan.obstacles)),
+        invertible_in_evaluation=plan.invertible_in_evaluation,
+    )
 
 
 def _filled(value: Tensor | float, like: Tensor, shape: Shape) -> Tensor:
@@ -278,15 +216,3 @@ def _filled(value: Tensor | float, like: Tensor, shape: Shape) -> Tensor:
     if isinstance(value, Tensor):
         return value
     return like.new_full((like.shape[0], *shape.sizes), value)
-
-
-def check_strategy(backward: str, plan: StagePlan) -> Backward:
-    """`backward` if a stage can do it. Raises ValueError."""
-    strategies = get_args(Backward)
-    if backward not in strategies:
-        raise ValueError(f"backward is one of {', '.join(strategies)}, found {backward!r}")
-    if backward == "reversible" and not plan.invertible:
-        raise ValueError(
-            f"stage `{plan.name}` cannot be reversed:\n" + "\n".join(map(str, plan.obstacles))
-        )
-    return backward  # type: ignore[return-value]

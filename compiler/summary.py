@@ -13,7 +13,7 @@ from compiler.counting import Cost, costs, kept_bytes_per_input, parameters
 from compiler.growth import FLOAT32_STEP, Stability, stability
 from compiler.lower import affine_inverse
 from compiler.network import Network
-from compiler.plan import Affine, Permutation, StagePlan, Step, Temporary
+from compiler.plan import Affine, Mapped, Permutation, StagePlan, Step, Temporary
 from compiler.verify import StageVerification, worst
 
 DRIFT_WARNING = 1e-3
@@ -165,6 +165,8 @@ def inverse_text(plan: StagePlan) -> list[str]:
 def _inverse_step(step: Step) -> str:
     if isinstance(step, Permutation):
         return f"{', '.join(step.sources)} = {', '.join(step.targets)}"
+    if isinstance(step, Mapped):
+        return f"{step.target} = {step.map}⁻¹({step.target})"
     assert isinstance(step, Affine)
     if step.scale == ONE:
         negated = isinstance(step.rest, Negative)

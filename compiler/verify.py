@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,13 +87,14 @@ def _measure(stage: Stage, dtype: torch.dtype, batch: int, seed: int) -> _Measur
         torch.manual_seed(seed)
         trial = copy.deepcopy(stage).to("cpu", dtype)
         streams = [torch.randn(batch, *s.shape.sizes, dtype=dtype) for s in stage.plan.streams]
+        side = {s.name: torch.randn(batch, *s.shape.sizes, dtype=dtype) for s in stage.plan.side}
         invertible = stage.backward == "reversible"
-        roundtrip, gain = _roundtrip(trial, streams) if invertible else (None, None)
+        roundtrip, gain = _roundtrip(trial, streams, side) if invertible else (None, None)
         gradient = None
         if stage.backward != "store":
             entry = torch.randn(batch, *stage.plan.input.sizes, dtype=dtype)
             started = [stream.detach() for stream in trial.start(entry)]
-            gradient = worst(_gradient_error(trial, s, seed) for s in (streams, started))
+            gradient = worst(_gradient_error(trial, s, side, seed) for s in (streams, started))
     return _Measured(roundtrip, gain, gradient)
 
 
@@ -104,16 +105,18 @@ def worst(errors: Iterable[float]) -> float:
 
 
 @torch.no_grad()
-def _roundtrip(stage: Stage, streams: Sequence[Tensor]) -> tuple[float, float]:
+def _roundtrip(
+    stage: Stage, streams: Sequence[Tensor], side: Mapping[str, Tensor]
+) -> tuple[float, float]:
     # Dropout and batch statistics are off; where only the training program has an inverse, the
     # stage itself stays in training.
     stage.eval()
     stage.training = not stage.plan.invertible_in_evaluation
     draws = stage.draw(streams[0])
-    final = stage(*streams, draws=draws)
-    back = stage.inverse(*final, draws=draws)
+    final = stage(*streams, draws=draws, **side)
+    back = stage.inverse(*final, draws=draws, **side)
     moved = [s + PERTURBATION * _norm([s]) / _norm([n]) * n for s, n in _with_noise(final)]
-    apart = _relative(stage.inverse(*moved, draws=draws), back)
+    apart = _relative(stage.inverse(*moved, draws=draws, **side), back)
     stage.train()
     return _relative(back, streams), apart / PERTURBATION
 
@@ -122,26 +125,36 @@ def _with_noise(streams: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return [(stream, torch.randn_like(stream)) for stream in streams]
 
 
-def _gradient_error(stage: Stage, streams: Sequence[Tensor], seed: int) -> float:
+def _gradient_error(
+    stage: Stage, streams: Sequence[Tensor], side: Mapping[str, Tensor], seed: int
+) -> float:
     strategy = stage.backward
-    cotangents = [torch.randn_like(stream) for stream in streams]
+    final = stage.plan.final
+    cotangents = [
+        s.new_empty(len(s), *f.sizes).normal_() for s, f in zip(streams, final, strict=True)
+    ]
     stage.train()
     stage.backward = "store"
-    expected = _gradients(stage, streams, cotangents, seed)
+    expected = _gradients(stage, streams, side, cotangents, seed)
     stage.backward = strategy
-    found = _gradients(stage, streams, cotangents, seed)
+    found = _gradients(stage, streams, side, cotangents, seed)
     floor = SMALL_GRADIENT * max(_norm([gradient]) for gradient in expected)
     apart = [(_norm([f - e]), max(_norm([e]), floor)) for f, e in zip(found, expected, strict=True)]
     return worst(difference / size if size else difference for difference, size in apart)
 
 
 def _gradients(
-    stage: Stage, streams: Sequence[Tensor], cotangents: Sequence[Tensor], seed: int
+    stage: Stage,
+    streams: Sequence[Tensor],
+    side: Mapping[str, Tensor],
+    cotangents: Sequence[Tensor],
+    seed: int,
 ) -> list[Tensor]:
     torch.manual_seed(seed + 1)  # the same dropout and draws for each strategy
     leaves = [stream.clone().requires_grad_() for stream in streams]
-    wanted = [*leaves, *(p for p in stage.parameters() if p.requires_grad)]
-    final = stage(*leaves)
+    others = {name: value.clone().requires_grad_() for name, value in side.items()}
+    wanted = [*leaves, *others.values(), *(p for p in stage.parameters() if p.requires_grad)]
+    final = stage(*leaves, **others)
     found = torch.autograd.grad(final, wanted, cotangents, allow_unused=True)
     return [g if g is not None else torch.zeros_like(w) for g, w in zip(found, wanted, strict=True)]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archspec.training import Train
+from compiler.base_stage import set_progress
 from runners.checkpoint import Parts
 from runners.data import Split, in_order, read, shuffled
 from runners.errors import TrainingError
@@ -52,6 +53,7 @@ def train_epoch(
     device = parts.fabric.device
     for number, (images, labels) in enumerate(read(split, batches, device, recipe.seed, epoch)):
         step = epoch * len(batches) + number
+        set_progress(parts.model, step / max(1, recipe.epochs * len(batches) - 1))
         set_learning_rate(parts.optimizer, learning_rate(recipe, step, len(batches)))
         loss, correct = _step(parts, recipe, images, labels)
         if not math.isfinite(loss):

@@ -82,6 +82,10 @@ class Run:
 def recipe_and_data(loaded: Loaded) -> tuple[Train, AnyData]:
     """The two sections that training needs. Raises `SpecError`."""
     recipe, entry = loaded.spec.train, loaded.spec.data
+    if loaded.spec.side:
+        message = "the data sets here give images and labels, and no side inputs"
+        help = "train such a network in Python: model(images, name=tensor)"
+        raise SpecError([Diagnostic("E605", message, loaded.tree.where(("side",)), help)])
     if recipe is None or entry is None:
         missing = [f"`{n}:`" for n, s in (("data", entry), ("train", recipe)) if s is None]
         message = f"training needs {' and '.join(missing)}, and {loaded.spec.name} has none"

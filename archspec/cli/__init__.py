@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "Parse, resolve and check specs without building them.",
     "show": "Print a spec.",
     "schema": "Print the JSON schema of specs, for editors.",
+    "explain": "Say at length what an error means.",
 }
 
 
@@ -57,7 +58,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except SpecError as error:
-            click.echo(error, err=True)
+            codes = dict.fromkeys(diagnostic.code for diagnostic in error.diagnostics)
+            click.echo(f"{error}\nfor more: archspec explain {' '.join(codes)}", err=True)
             ctx.exit(2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from archspec.cli.options import allow_modules
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
 
@@ -11,6 +12,7 @@ from archspec.cli.options import settings as settings_option
 @click.command("build")
 @click.argument("spec", metavar="SPEC")
 @settings_option
+@allow_modules
 @json_option
 @click.option("--no-verify", is_flag=True, help="Leave out the measured round trip and gradients.")
 @click.option(
@@ -21,7 +23,12 @@ from archspec.cli.options import settings as settings_option
     help="Of the weights and of the verification.",
 )
 def command(
-    spec: str, settings: tuple[str, ...], as_json: bool, no_verify: bool, seed: int
+    spec: str,
+    settings: tuple[str, ...],
+    packages: tuple[str, ...],
+    as_json: bool,
+    no_verify: bool,
+    seed: int,
 ) -> None:
     """Check, compile and verify a spec, and print what it costs.
 
@@ -33,7 +40,7 @@ def command(
     from archspec.loading import load
     from compiler.resolve import resolve
 
-    plan = resolve(load(spec, settings))  # mistakes are told before torch is imported
+    plan = resolve(load(spec, settings, packages))  # mistakes are told before torch is imported
 
     import torch
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from archspec.cli.options import allow_modules
 from archspec.cli.options import settings as settings_option
 
 
 @click.command("check")
 @click.argument("specs", nargs=-1, required=True, metavar="SPEC...")
 @settings_option
-def command(specs: tuple[str, ...], settings: tuple[str, ...]) -> None:
+@allow_modules
+def command(specs: tuple[str, ...], settings: tuple[str, ...], packages: tuple[str, ...]) -> None:
     """Parse, resolve and check specs without building them.
 
     Exit code 0 if all are right, 2 with every mistake otherwise.
@@ -22,7 +24,7 @@ def command(specs: tuple[str, ...], settings: tuple[str, ...]) -> None:
     found: list[Diagnostic] = []
     for name in specs:
         try:
-            plan = resolve(load(name, settings))
+            plan = resolve(load(name, settings, packages))
         except SpecError as error:
             found += error.diagnostics
         else:

@@ -11,6 +11,15 @@ settings = click.option(
     metavar="PATH=VALUE",
     help="Change one value of the spec: --set train.epochs=5. May be given several times.",
 )
+allow_modules = click.option(
+    "--allow-modules",
+    "packages",
+    multiple=True,
+    envvar="ARCHSPEC_ALLOW_MODULES",
+    metavar="PACKAGE",
+    help="A package whose modules the spec may name (`module: package.Class`): its code is run. "
+    "May be given several times.",
+)
 as_json = click.option(
     "--json",
     "as_json",

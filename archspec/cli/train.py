@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from archspec.cli.options import allow_modules
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
 
@@ -13,6 +14,7 @@ from archspec.cli.options import settings as settings_option
 @click.command("train")
 @click.argument("spec", metavar="SPEC")
 @settings_option
+@allow_modules
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -30,6 +32,7 @@ from archspec.cli.options import settings as settings_option
 def command(
     spec: str,
     settings: tuple[str, ...],
+    packages: tuple[str, ...],
     output: Path | None,
     device: str,
     quiet: bool,
@@ -47,7 +50,7 @@ def command(
     from archspec.loading import load
     from compiler.resolve import resolve
 
-    loaded = load(spec, settings)
+    loaded = load(spec, settings, packages)
     resolve(loaded)  # mistakes are told before torch is imported
 
     from runners.errors import TrainingError

@@ -1,5 +1,5 @@
 """What stems, heads and residual functions are made of, as `torch.nn` modules."""
 
-from compiler.functions.build import build_function, build_layers
+from compiler.functions.build import build_function, build_layers, build_map
 
-__all__ = ["build_function", "build_layers"]
+__all__ = ["build_function", "build_layers", "build_map"]

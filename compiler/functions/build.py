@@ -9,29 +9,52 @@ from typing import Any
 from torch import nn
 
 from archspec import layers as spec
+from archspec.maps import ActNorm, InvertibleLinear, Squeeze
 from archspec.shapes import Image, Sizes, channel_dimension
+from compiler.functions import maps
 from compiler.functions.attention import Attention
 from compiler.functions.convolution import Conv, TransposeConv, TransposeLinear
-from compiler.functions.pointwise import ACTIVATIONS, AddArguments, ConcatArguments, DropPath, Scale
+from compiler.functions.pointwise import (
+    ACTIVATIONS,
+    AddArguments,
+    ConcatArguments,
+    DropPath,
+    Modulate,
+    Scale,
+)
 from compiler.functions.tokens import ClassToken, Mlp, PatchEmbed, Pool, Position, linear
-from compiler.plan import FunctionPlan, LayerPlan
+from compiler.plan import FunctionPlan, LayerPlan, MapPlan
+from compiler.user_modules import make
 
 
 class Function(nn.Sequential):
-    """A residual function: its layers in turn, each under the name of its kind."""
+    """A residual function: its layers in turn, each under the name of its kind. `takes` says how
+    many of the arguments behind the first each layer takes."""
 
-    def forward(self, *arguments: Any) -> Any:
-        """Any number of (B, …) tensors to one. The first layer joins several arguments."""
-        layers = iter(self)
-        value = next(layers)(*arguments)
-        for layer in layers:
-            value = layer(value)
+    def __init__(self, layers: OrderedDict[str, nn.Module], takes: Sequence[int]) -> None:
+        super().__init__(layers)
+        self.takes = tuple(takes)
+
+    def forward(self, value: Any, *waiting: Any) -> Any:
+        """Any number of (B, …) tensors to one."""
+        for layer, count in zip(self, self.takes, strict=True):
+            value, waiting = layer(value, *waiting[:count]), waiting[count:]
         return value
 
 
 def build_function(plan: FunctionPlan, sizes: Sizes) -> Function:
     """The module of a residual function. `sizes` gives rates their `layer` and `depth`."""
-    return Function(_named(plan.layers, sizes))
+    takes = [len(layer.before) - 1 for layer in plan.layers]
+    return Function(_named(plan.layers, sizes), takes)
+
+
+def build_map(plan: MapPlan) -> nn.Module:
+    """The module of an invertible map."""
+    if isinstance(plan.map, ActNorm):
+        return maps.ActNorm(plan.before.channels, channel_dimension(plan.before))
+    if isinstance(plan.map, InvertibleLinear):
+        return maps.InvertibleLinear(plan.before.channels, channel_dimension(plan.before))
+    return maps.Squeeze() if isinstance(plan.map, Squeeze) else maps.Unsqueeze()
 
 
 def build_layers(plans: Sequence[LayerPlan]) -> nn.Sequential:
@@ -116,6 +139,10 @@ BUILDERS: Mapping[type[spec.Layer], Builder] = {
     ),
     spec.Concat: lambda layer, plan, _: ConcatArguments(channel_dimension(plan.before[0])),
     spec.Add: lambda layer, plan, _: AddArguments(),
+    spec.UserModule: lambda layer, plan, _: make(layer, plan.packages),
+    spec.Modulate: lambda layer, plan, _: Modulate(
+        plan.before[0].channels, plan.before[1].channels, channel_dimension(plan.before[0])
+    ),
     spec.PatchEmbed: lambda layer, plan, _: PatchEmbed(
         plan.before[0].channels, layer.width, layer.patch
     ),

@@ -50,6 +50,26 @@ class Scale(nn.Module):
         return value * self.factor.view(-1, *(1,) * self.trailing)
 
 
+class Modulate(nn.Module):
+    """Scale and shift of every channel by linear maps of a vector (Perez et al. 2018); at first,
+    no change."""
+
+    def __init__(self, channels: int, condition: int, channel_dimension: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(condition, 2 * channels)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self.trailing = -1 - channel_dimension
+
+    def forward(self, value: Tensor, condition: Tensor) -> Tensor:
+        """(B, …) and (B, K) → the shape of the first."""
+        found: Tensor = self.project(condition)
+        middle = (1,) * (value.dim() - 2 - self.trailing)
+        shape = (len(found), *middle, -1, *(1,) * self.trailing)
+        scale, shift = (part.reshape(shape) for part in found.chunk(2, dim=1))
+        return value * (1 + scale) + shift
+
+
 class ConcatArguments(nn.Module):
     """Several arguments joined along their channels."""
 

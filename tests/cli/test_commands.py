@@ -51,7 +51,7 @@ def test_check_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", ["build", "train", "check", "show", "schema"])
+@pytest.mark.parametrize("command", ["build", "train", "check", "show", "schema", "explain"])
 def test_each_command_has_help(archspec, command) -> None:
     done = archspec(command, "--help")
     assert done.returncode == 0
@@ -70,6 +70,7 @@ def test_a_mistake_in_a_spec_is_told_with_its_place(archspec, tmp_path, command)
         "    7 |     constants: {gama: 0.9}\n"
         "      |                 ^^^^\n"
         "  help: did you mean `gamma`?  names here: gamma\n"
+        "for more: archspec explain E103\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.yaml"]
 
@@ -82,6 +83,7 @@ def test_check_tells_the_mistakes_of_all_files(archspec, tmp_path) -> None:
     assert "rev_vit_digits: right" in done.stdout
     for text in ("wrong.yaml:7:17", "empty.yaml is empty", "there is no file missing.yaml"):
         assert text in done.stderr
+    assert done.stderr.endswith("\nfor more: archspec explain E501 E101 E103\n")
 
 
 def test_an_unknown_command_or_spec_gets_the_nearest_name(archspec) -> None:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from coupling_equations import (
+    COUPLINGS,
+    EQUATIONS,
+    FUNCTIONS,
+    NOT_INVERTIBLE,
+    OUTPUTS,
+    PAIRS,
+    SPLIT_IN_HALVES,
+    VELOCITIES,
+    Streams,
+    strategies,
+)
 from small_networks import (
     BRANCH,
     STRATEGIES,
@@ -23,107 +34,12 @@ from torch import Tensor
 
 from compiler.network import Network
 
-ROOT = Path(__file__).parents[2]
-COUPLINGS = sorted(file.stem for file in (ROOT / "specs" / "couplings").glob("*.yaml"))
 DEPTHS = (1, 2, 3, 7)
-NOT_INVERTIBLE = ("residual", "residual_pair", "euler", "rk4")
-
-Streams = tuple[Tensor, ...]
-Layer = Any
-"""A layer's module: its functions are attributes."""
-
-
-def additive(f: Layer, x1: Tensor, x2: Tensor) -> Streams:
-    x1 = x1 + f.F(x2)
-    return x1, x2 + f.G(x1)
-
-
-def affine(f: Layer, x1: Tensor, x2: Tensor) -> Streams:
-    y1 = x1 * torch.exp(2.0 * torch.tanh(f.S(x2))) + f.T(x2)
-    return y1, x2 * torch.exp(2.0 * torch.tanh(f.U(y1))) + f.V(y1)
-
-
-def asynchronous_leapfrog(f: Layer, z: Tensor, v: Tensor) -> Streams:
-    middle = z + 0.5 * v
-    v = 2 * f.F(middle) - v
-    return middle + 0.5 * v, v
-
-
-def bdia(f: Layer, p: Tensor, x: Tensor, gamma: Tensor) -> Streams:
-    return x, gamma * p + (1 - gamma) * x + (1 + gamma) * f.F(x)
-
-
-def euler(f: Layer, x: Tensor) -> Streams:
-    return (x + 0.5 * f.F(x),)
-
-
-def leapfrog(f: Layer, a: Tensor, b: Tensor) -> Streams:
-    return b, 2 * b - a + 0.01 * f.F(b)
-
-
-def midpoint(f: Layer, a: Tensor, b: Tensor) -> Streams:
-    return b, a + 0.2 * f.F(b)
-
-
-def momentum(f: Layer, x: Tensor, v: Tensor) -> Streams:
-    v = 0.9 * v + 0.1 * f.F(x)
-    return x + v, v
-
-
-def momentum_pair(f: Layer, x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor) -> Streams:
-    v1 = 0.9 * v1 + 0.1 * f.F(x2)
-    x1 = x1 + v1
-    v2 = 0.9 * v2 + 0.1 * f.G(x1)
-    return x1, x2 + v2, v1, v2
-
-
-def residual(f: Layer, x: Tensor) -> Streams:
-    return (x + f.F(x),)
-
-
-def residual_pair(f: Layer, x: Tensor) -> Streams:
-    x = x + f.F(x)
-    return (x + f.G(x),)
-
-
-def reversible_heun(f: Layer, y: Tensor, z: Tensor) -> Streams:
-    z_next = 2 * y - z + f.F(z)
-    return y + (f.F(z) + f.F(z_next)) / 2, z_next
-
-
-def rk4(f: Layer, x: Tensor) -> Streams:
-    h = 0.5
-    k1 = f.F(x)
-    k2 = f.F(x + h * k1 / 2)
-    k3 = f.F(x + h * k2 / 2)
-    k4 = f.F(x + h * k3)
-    return (x + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6,)
-
-
-def verlet(f: Layer, y: Tensor, z: Tensor) -> Streams:
-    y = y + 0.1 * f.F(z)
-    return y, z - 0.1 * f.G(y)
-
-
-EQUATIONS: dict[str, Callable[..., Streams]] = {
-    name: globals()[name] for name in (*COUPLINGS, "rk4")
-}
-OUTPUTS: dict[str, Callable[..., Tensor]] = {
-    "additive": lambda x1, x2: torch.cat([x1, x2], -1),
-    "affine": lambda x1, x2: torch.cat([x1, x2], -1),
-    "verlet": lambda y, z: torch.cat([y, z], -1),
-    "momentum_pair": lambda x1, x2, v1, v2: torch.cat([x1, x2], -1),
-    **dict.fromkeys(("bdia", "leapfrog", "midpoint"), lambda first, second: second),
-}
-SPLIT_IN_HALVES = ("affine", "verlet")
-VELOCITIES = {"momentum": 1, "asynchronous_leapfrog": 1, "momentum_pair": 2}
-PAIRS = ("leapfrog", "verlet")
-FUNCTIONS = {"additive": "FG", "affine": "STUV", "momentum_pair": "FG", "residual_pair": "FG"}
 
 
 def build(coupling: str, depth: int, backward: str, dtype: torch.dtype = torch.float64) -> Network:
     layers = [{"transpose_pair": {"activation": "tanh"}}] if coupling in PAIRS else BRANCH
-    names = "FG" if coupling == "verlet" else FUNCTIONS.get(coupling, "F")
+    names = FUNCTIONS.get(coupling, "F")
     stage = {
         "depth": depth,
         "coupling": coupling,
@@ -160,10 +76,6 @@ def both(coupling: str, depth: int, backward: str, dtype: torch.dtype) -> tuple[
     found = outcome(stage, streams, **keys)
     wanted = outcome(by_hand(coupling, stage.layers, gammas), streams, module=stage)
     return found, wanted
-
-
-def strategies(coupling: str) -> tuple[str, ...]:
-    return STRATEGIES[:2] if coupling in NOT_INVERTIBLE else STRATEGIES
 
 
 CASES = [(c, s, d) for c in COUPLINGS for s in strategies(c) for d in DEPTHS]

@@ -10,7 +10,6 @@ import torch
 from small_networks import error, network
 from torch import Tensor, nn
 
-from compiler.coefficients import draw
 from compiler.functions.attention import Attention
 from compiler.functions.convolution import TransposeConv, TransposeLinear
 from compiler.functions.pointwise import AddArguments, ConcatArguments, DropPath, Scale
@@ -241,13 +240,12 @@ def test_learned_coefficients(size: dict[str, Any], per: str) -> None:
 def test_drawn_coefficients() -> None:
     torch.manual_seed(0)
     stage = network({"depth": 1, "coupling": "bdia", "functions": {"F": ["tanh"]}}).stages[0]
-    constant = stage.plan.constants["gamma"]
     for like in (random(4000, 3), random(4000, 2, 3), random(4000, 2, 3, 3).float()):
-        values = draw(constant, like, training=True)  # type: ignore[arg-type]
+        values = stage.train().draw(like)[0]["gamma"]
         assert values.shape == (4000, *(1 for _ in like.shape[1:]))
         assert values.dtype == like.dtype
         assert set(values.unique().tolist()) == {-0.5, 0.5}
         assert abs(float(values.mean())) < 0.05
-        still = draw(constant, like, training=False)  # type: ignore[arg-type]
+        still = stage.eval().draw(like)[0]["gamma"]
         assert still.shape == values.shape
         assert not still.any()

@@ -30,9 +30,9 @@ def said(*update: Any, **stage: Any) -> str:
 @pytest.mark.parametrize(
     ("update", "stage", "message"),
     [
-        ("x += F(z)", {}, "E202 unknown name `z` | names here: depth, layer, x, y"),
+        ("x += F(z)", {}, "E202 unknown name `z` | names here: depth, layer, progress, x, y"),
         ("x += F(input)", {}, "E202 unknown name `input`"),
-        ("x += F(progress)", {}, "E202 unknown name `progress`"),
+        ("x += F(progres)", {}, "E202 unknown name `progres` | did you mean `progress`"),
         ("x += k; k := F(y)", {}, "E202 unknown name `k`"),
         ("k := F(k); x += k", {}, "E202 unknown name `k`"),
         ("x += f(y)", {}, "E202 unknown function `f` | names here: cos, exp"),

@@ -29,8 +29,8 @@ def said(*update: Any, **stage: Any) -> str:
 @pytest.mark.parametrize(
     ("update", "functions", "message"),
     [
-        ("x += H(x, y)", {"H": ["tanh"]}, "- tanh | E401 `tanh` does not fit here: expected one"),
-        ("x += H(x, y)", {"H": [{"linear": 8}, "concat"]}, "begin the list with `concat` or `add`"),
+        ("x += H(x, y)", {"H": ["tanh"]}, "- tanh | E401 `tanh` does not fit here: no layer takes"),
+        ("x += H(x, y)", {"H": [{"linear": 8}, "modulate"]}, "expected features, found 5 tokens"),
         ("x += H(y)", {"H": ["concat", {"linear": 8}]}, "there is only one argument to join"),
         ("x += H(x, y)", {"H": ["concat"]}, "`x` is 5 tokens × 8, `H(x, y)` is 5 tokens × 16"),
         ("x += H(x, y)", {"H": ["add", "add"]}, "there is only one argument to join"),

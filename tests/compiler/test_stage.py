@@ -213,7 +213,7 @@ def test_streams_of_the_wrong_number_or_shape() -> None:
     for run in (stage, stage.inverse, stage.merge):
         with pytest.raises(ValueError, match=r"expected the streams x1, x2, found 1"):
             run(x1)
-        with pytest.raises(ValueError, match=r"stream `x2` is 5 tokens × 6, found"):
+        with pytest.raises(ValueError, match=r"stream `x2` is \(batch, 5, 6\), found"):
             run(x1, x2[:, 1:])
 
 

@@ -46,11 +46,11 @@ def test_nothing_is_disturbed() -> None:
 def test_a_wrong_inverse_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     model = archspec.build("rev_vit_digits")
     for layer in model.stages[0].layers:
-        layer.program = tuple(
+        layer.steps = tuple(
             replace(step, inverse=step.forward) if isinstance(step, engine.Update) else step
-            for step in layer.program
+            for step in layer.steps
         )
-    monkeypatch.setattr("compiler.stage.lower_steps", lambda plan, index: layer.program)
+    monkeypatch.setattr("compiler.stage.lower_steps", lambda plan, index: layer.steps)
     (stage,) = verify(model)
     assert not stage.passed
     assert stage.roundtrip_error > 0.1

@@ -1,0 +1,288 @@
+"""What every stage and every network do, whatever the program: streams in, streams out, the
+derived inverse, the choice of a backward strategy.
+
+This file imports torch and the engine alone: `archspec build --emit` writes it out beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compiler import engine
+
+STRATEGIES = ("reversible", "checkpoint", "store")
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a stage has to know of its program. Sizes are those of one sample."""
+
+    name: str
+    streams: Mapping[str, tuple[int, ...]]
+    """Before the first layer, in the spec's order."""
+    final: Mapping[str, tuple[int, ...]]
+    """After the last layer: another size where a layer squeezes."""
+    depth: int
+    side: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Side inputs that the program reads."""
+    drawn: Mapping[str, tuple[tuple[float, ...], float]] = field(default_factory=dict)
+    """Coefficients drawn per sample: the values in training, and the one in evaluation."""
+    reads_progress: bool = False
+    obstacles: str = ""
+    """Why the program has no inverse in training; empty if it has one."""
+    invertible_in_evaluation: bool = True
+
+
+class BaseStage(nn.Module):
+    """`depth` layers of one update program.
+
+    `split` makes the streams from the stage's input, the stage itself maps streams to streams,
+    `inverse` maps them back, and `merge` makes the stage's output from them. `backward` is the
+    strategy: "reversible", "checkpoint" or "store"; it may be changed at any time.
+
+    Side inputs are given by name: `stage(*streams, mask=mask)`.
+    """
+
+    transition: nn.Module
+    progress: Tensor
+    """How far training is, from 0 to 1; where the program reads it."""
+
+    def __init__(self, facts: Facts, backward: str) -> None:
+        super().__init__()
+        self.facts = facts
+        self._backward = backward
+        if facts.reads_progress:
+            self.register_buffer("progress", torch.zeros(()))
+
+    # What a program fills in
+
+    def program(self) -> list[engine.Layer]:
+        """The layers as the engine runs them."""
+        raise NotImplementedError
+
+    def start(self, entry: Tensor) -> tuple[Tensor, ...]:
+        """What has passed the transition (B, …) → the stage's streams."""
+        raise NotImplementedError
+
+    def merge(self, *streams: Tensor) -> Tensor:
+        """Streams → the stage's output (B, …)."""
+        raise NotImplementedError
+
+    # What all have in common
+
+    @property
+    def backward(self) -> str:
+        """How the backward pass comes by activations. Setting it raises ValueError for a strategy
+        that there is not, or that this program does not allow."""
+        return self._backward
+
+    @backward.setter
+    def backward(self, strategy: str) -> None:
+        self._backward = check_strategy(strategy, self.facts)
+
+    def split(self, value: Tensor) -> tuple[Tensor, ...]:
+        """The stage's input (B, …) → its streams."""
+        entry: Tensor = self.transition(value)
+        kind = entry.device.type
+        can_autocast = torch.amp.is_autocast_available(kind)
+        if entry.dtype in HALF and can_autocast and torch.is_autocast_enabled(kind):
+            entry = entry.float()  # autocast is for residual functions; streams keep fp32
+        return self.start(entry)
+
+    def forward(
+        self, *streams: Tensor, draws: Sequence[engine.Values] | None = None, **side: Tensor
+    ) -> Any:
+        """Streams before the first layer → streams after the last, as tuples in the spec's order.
+
+        `draws` gives the drawn coefficients layer by layer, as `draw` does; by default they are
+        drawn here.
+        """
+        values = named(streams, self.facts.streams)
+        given = self._given(streams[0], draws, side)
+        return tuple(self._strategy(streams)(self.program(), values, given).values())
+
+    def inverse(
+        self, *streams: Tensor, draws: Sequence[engine.Values] | None = None, **side: Tensor
+    ) -> Any:
+        """Streams after the last layer → streams before the first: the derived inverse.
+
+        Drawn coefficients must be given where they are random. Raises RuntimeError for a program
+        without an inverse, and where dropout makes the functions random.
+        """
+        facts = self.facts
+        if facts.obstacles:
+            raise RuntimeError(f"stage `{facts.name}` has no inverse:\n{facts.obstacles}")
+        if not self.training and not facts.invertible_in_evaluation:
+            raise RuntimeError(
+                f"stage `{facts.name}` has no inverse in evaluation: a factor of one of its "
+                "streams is 0 there"
+            )
+        if draws is None and self.training and facts.drawn:
+            raise RuntimeError(
+                "this stage draws coefficients at random in training: give forward and inverse the "
+                "same `draws`, from stage.draw(stream)"
+            )
+        given = self._given(streams[0], draws, side)
+        random = engine.RandomState(streams[0].device)
+        values = engine.invert(self.program(), named(streams, facts.final), given)
+        if random.has_moved():
+            raise RuntimeError(
+                f"a function of stage `{facts.name}` drew random numbers, so that this is not "
+                "the inverse of what it computed before: call eval() first"
+            )
+        return tuple(values.values())
+
+    def draw(self, like: Tensor) -> list[engine.Values]:
+        """The drawn coefficients of each layer, for a batch as large as that of `like` (B, …)."""
+        return [
+            {n: self._draw(*values, like) for n, values in self.facts.drawn.items()}
+            for _ in range(self.facts.depth)
+        ]
+
+    def _draw(self, values: tuple[float, ...], in_evaluation: float, like: Tensor) -> Tensor:
+        """One value a sample, shaped to go with `like`."""
+        shape = (like.shape[0],) + (1,) * (like.dim() - 1)
+        if not self.training:
+            return torch.full(shape, in_evaluation, dtype=like.dtype, device=like.device)
+        known = torch.tensor(values, dtype=like.dtype, device=like.device)
+        return known[torch.randint(len(values), shape, device=like.device)]
+
+    def _given(
+        self, like: Tensor, draws: Sequence[engine.Values] | None, side: Mapping[str, Tensor]
+    ) -> list[engine.Values]:
+        """All that a layer reads besides streams and what is learned, layer by layer."""
+        check_side(side, self.facts.side, like.shape[0], f"stage `{self.facts.name}`")
+        everywhere = dict(side)
+        if self.facts.reads_progress:
+            # A copy: training moves on between this forward pass and its backward pass.
+            everywhere["progress"] = self.progress.detach().to(like.dtype, copy=True)
+        draws = self.draw(like) if draws is None else draws
+        return [{**drawn, **everywhere} for drawn in draws]
+
+    def _strategy(self, streams: Sequence[Tensor]) -> Callable[..., engine.Values]:
+        if not torch.is_grad_enabled() or self.backward == "store" or engine.is_transformed():
+            return engine.run
+        if self.backward == "checkpoint":
+            return engine.run_checkpointed
+        if not self.training and not self.facts.invertible_in_evaluation:
+            # The gradient is still wanted, and there is nothing to reconstruct from.
+            return engine.run
+        if any(stream.dtype in HALF for stream in streams):
+            raise RuntimeError(
+                f"the streams of stage `{self.facts.name}` are in half precision, in which they "
+                "cannot be reconstructed well enough for a gradient: keep the model in float32 and "
+                "use torch.autocast, or set_backward('checkpoint')"
+            )
+        return engine.run_reversible
+
+    def extra_repr(self) -> str:
+        """Shown when the module is printed."""
+        elements = sum(torch.Size(sizes).numel() for sizes in self.facts.streams.values())
+        return f"backward={self.backward!r}, elements of streams={elements}"
+
+
+def check_strategy(backward: str, facts: Facts) -> str:
+    """`backward` if a stage can do it. Raises ValueError."""
+    if backward not in STRATEGIES:
+        raise ValueError(f"backward is one of {', '.join(STRATEGIES)}, found {backward!r}")
+    if backward == "reversible" and facts.obstacles:
+        raise ValueError(f"stage `{facts.name}` cannot be reversed:\n{facts.obstacles}")
+    return backward
+
+
+def check_side(
+    given: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], batch: int, where: str
+) -> None:
+    """Raises TypeError for a side input that is missing or unknown, ValueError for its shape."""
+    for name in (
+        *(n for n in expected if n not in given),
+        *(n for n in given if n not in expected),
+    ):
+        known = ", ".join(expected) or "none"
+        problem = "is missing" if name in expected else "is unknown"
+        raise TypeError(f"{where}: the side input `{name}` {problem}; side inputs: {known}")
+    for name, sizes in expected.items():
+        found = tuple(given[name].shape)
+        if found != (batch, *sizes):
+            wanted = (batch, *sizes)
+            raise ValueError(f"{where}: the side input `{name}` is {wanted}, found {found}")
+
+
+def named(streams: Sequence[Tensor], expected: Mapping[str, tuple[int, ...]]) -> engine.Values:
+    """Streams by name. Raises ValueError where they are not as many or not as large as expected."""
+    if len(streams) != len(expected):
+        names = ", ".join(expected)
+        raise ValueError(f"expected the streams {names}, found {len(streams)} tensors")
+    for (name, sizes), stream in zip(expected.items(), streams, strict=True):
+        if tuple(stream.shape[1:]) != sizes:
+            found, wanted = tuple(stream.shape), ", ".join(map(str, sizes))
+            raise ValueError(f"stream `{name}` is (batch, {wanted}), found {found}")
+    return dict(zip(expected, streams, strict=True))
+
+
+class Stages(nn.Module):
+    """The stages of a network, by name or by number."""
+
+    def __init__(self, stages: Mapping[str, BaseStage]) -> None:
+        super().__init__()
+        # Set directly: a stage may bear the name of one of Module's own methods.
+        self._modules.update(stages)
+
+    def __getitem__(self, key: str | int) -> Any:
+        name = list(self._modules)[key] if isinstance(key, int) else key
+        return self._modules[name]
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[name] for name in self._modules)
+
+
+class BaseNetwork(nn.Module):
+    """stem → stages → head: inputs (B, …) as the spec says → outputs (B, classes)."""
+
+    stem: nn.Module
+    stages: Stages
+    head: nn.Module
+    side: Mapping[str, tuple[int, ...]]
+    """The sizes of the side inputs of one sample, by name."""
+
+    def forward(self, value: Tensor, **side: Tensor) -> Tensor:
+        """The network's output for a batch. Side inputs are given by name."""
+        check_side(side, self.side, value.shape[0], "this network")
+        value = self.stem(value)
+        for stage in self.stages:
+            read = {name: side[name] for name in stage.facts.side}
+            value = stage.merge(*stage(*stage.split(value), **read))
+        result: Tensor = self.head(value)
+        return result
+
+    def set_backward(self, backward: str) -> Any:
+        """Let every stage come by its activations in this way: "reversible", "checkpoint" or
+        "store". Weights stay as they are. Raises ValueError where a stage cannot."""
+        strategies = [check_strategy(backward, stage.facts) for stage in self.stages]
+        for stage, strategy in zip(self.stages, strategies, strict=True):
+            stage.backward = strategy
+        return self
+
+    def set_progress(self, progress: float) -> None:
+        """Say how far training is, from 0 to 1, to stages whose coefficients depend on it. Raises
+        ValueError outside that range."""
+        set_progress(self, progress)
+
+
+def set_progress(model: nn.Module, progress: float) -> None:
+    """Say how far training is, from 0 to 1, to the stages in `model` whose coefficients depend on
+    it. Raises ValueError outside that range."""
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress runs from 0 to 1, found {progress}")
+    for stage in model.modules():
+        if isinstance(stage, BaseStage) and stage.facts.reads_progress:
+            stage.progress.fill_(progress)

@@ -1,0 +1,125 @@
+"""Invertible maps of one stream: each has an `inverse`, and neither is touched by autocast, which
+is for residual functions."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+LIMIT = 3.0
+"""Logarithms of scales stay within this, so that no scale comes near to zero."""
+
+
+def bounded(logarithm: Tensor) -> Tensor:
+    """Scales within e^±`LIMIT`, near e^`logarithm` where it is small."""
+    return torch.exp(LIMIT * torch.tanh(logarithm / LIMIT))
+
+
+def full_precision(value: Tensor) -> AbstractContextManager[object]:
+    """A context without autocast on a tensor's device."""
+    kind = value.device.type
+    available = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if available else nullcontext()
+
+
+class ActNorm(nn.Module):
+    """A scale and a shift per channel of (B, …) (Kingma and Dhariwal 2018)."""
+
+    def __init__(self, channels: int, channel_dimension: int) -> None:
+        super().__init__()
+        self.logarithm = nn.Parameter(torch.zeros(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.shape = (channels, *(1,) * (-1 - channel_dimension))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """scale·value + shift, of the same shape."""
+        with full_precision(value):
+            return bounded(self.logarithm).view(self.shape) * value + self.shift.view(self.shape)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """(value - shift)/scale."""
+        with full_precision(value):
+            return (value - self.shift.view(self.shape)) / bounded(self.logarithm).view(self.shape)
+
+
+class InvertibleLinear(nn.Module):
+    """W = P·L·U on the channels of (B, …): P a fixed permutation, L unit lower triangular, U upper
+    triangular with a diagonal away from zero (Kingma and Dhariwal 2018, section 3.2). At first
+    nearly a random rotation."""
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int, channel_dimension: int) -> None:
+        super().__init__()
+        self.register_buffer("permutation", torch.empty(channels, channels))
+        self.register_buffer("sign", torch.empty(channels))
+        self.logarithm = nn.Parameter(torch.empty(channels))
+        self.lower = nn.Parameter(torch.empty(channels, channels))
+        self.upper = nn.Parameter(torch.empty(channels, channels))
+        self.dimension = channel_dimension
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Factor a random rotation."""
+        size = len(self.sign)
+        rotation = torch.linalg.qr(torch.randn(size, size, device="cpu"))[0]
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        diagonal = upper.diagonal()
+        logarithm = diagonal.abs().log().clamp(-0.9 * LIMIT, 0.9 * LIMIT)
+        self.permutation.copy_(permutation)
+        self.sign.copy_(torch.where(diagonal < 0, -1.0, 1.0))
+        self.logarithm.copy_(LIMIT * torch.atanh(logarithm / LIMIT))
+        self.lower.copy_(lower.tril(-1))
+        self.upper.copy_(upper.triu(1))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """L and U, (C, C)."""
+        unit = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        diagonal = torch.diag(self.sign * bounded(self.logarithm))
+        return self.lower.tril(-1) + unit, self.upper.triu(1) + diagonal
+
+    def forward(self, value: Tensor) -> Tensor:
+        """W times each vector of channels."""
+        with full_precision(value):
+            lower, upper = self.factors()
+            columns = value.movedim(self.dimension, -1)
+            mixed: Tensor = columns @ (self.permutation @ lower @ upper).mT
+            return mixed.movedim(-1, self.dimension)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """W⁻¹ times each vector of channels, by two triangular systems."""
+        with full_precision(value):
+            lower, upper = self.factors()
+            columns = value.movedim(self.dimension, -1)
+            rows: Tensor = columns.reshape(-1, columns.shape[-1]) @ self.permutation
+            rows = torch.linalg.solve_triangular(lower.mT, rows, upper=True, left=False)
+            rows = torch.linalg.solve_triangular(upper.mT, rows, upper=False, left=False)
+            return rows.view(columns.shape).movedim(-1, self.dimension)
+
+
+class Squeeze(nn.Module):
+    """Squares of 2×2 pixels into channels: (B, C, H, W) → (B, 4C, H/2, W/2) (Dinh et al. 2017)."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Space to depth."""
+        return nn.functional.pixel_unshuffle(value, 2)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """Depth to space."""
+        return nn.functional.pixel_shuffle(value, 2)
+
+
+class Unsqueeze(nn.Module):
+    """The inverse of `Squeeze`: (B, 4C, H, W) → (B, C, 2H, 2W)."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Depth to space."""
+        return nn.functional.pixel_shuffle(value, 2)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """Space to depth."""
+        return nn.functional.pixel_unshuffle(value, 2)

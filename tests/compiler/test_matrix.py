@@ -1,0 +1,39 @@
+"""The matrix of docs/matrix.md: every row for every coupling and strategy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from coupling_equations import COUPLINGS, EQUATIONS, strategies
+from matrix_rows import page
+from matrix_table import ROWS, Row
+from plain_networks import Case
+
+PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
+CELLS = [
+    pytest.param(row, Case(coupling, strategy), id=f"{row.name}-{coupling}-{strategy}")
+    for row in ROWS
+    for coupling in COUPLINGS
+    for strategy in strategies(coupling)
+    if strategy in row.only
+]
+
+
+def test_every_coupling_has_its_equations() -> None:
+    assert set(COUPLINGS) == set(EQUATIONS)
+
+
+@pytest.mark.parametrize(("row", "case"), CELLS)
+def test_matrix(row: Row, case: Case) -> None:
+    refusal = row.refused.get(case.strategy)
+    if refusal is None:
+        row.check(case)
+    else:
+        with pytest.raises(refusal.kind, match=refusal.message):
+            row.check(case)
+
+
+def test_the_table_is_up_to_date() -> None:
+    message = "run: python tests/compiler/matrix_rows.py > docs/matrix.md"
+    assert PAGE.read_text(encoding="utf-8") == page(), message
