@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from archspec.spec import Spec
     from compiler.engine import is_replaying
     from compiler.network import Network
+    from compiler.parallel import shard
 
 __version__ = "0.1.0"
-__all__ = ["Diagnostic", "Loaded", "Spec", "SpecError", "build", "is_replaying", "load"]
+__all__ = ["Diagnostic", "Loaded", "Spec", "SpecError", "build", "is_replaying", "load", "shard"]
 
 _HOMES = {
     "Diagnostic": "archspec.diagnostics",
@@ -30,6 +31,7 @@ _HOMES = {
     "load": "archspec.loading",
     "Spec": "archspec.spec",
     "is_replaying": "compiler.engine",
+    "shard": "compiler.parallel",
 }
 
 

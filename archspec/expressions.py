@@ -287,6 +287,8 @@ class _Converter:
     def unknown(self, node: ast.expr) -> ExpressionError:
         written = self.text[slice(*self.range(node))][:40]
         help = "it has numbers, names, + - * / **, and calls such as F(x)"
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor):
+            help = "powers are written `**`"
         return self.refusal(node, f"`{written}` is not of the update language", help)
 
     def number(self, node: ast.Constant) -> Fraction:

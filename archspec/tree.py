@@ -117,18 +117,42 @@ def read(text: str, name: str, shown: str | None = None) -> Node:
     return node
 
 
+_HINTS = (
+    (r"no `: ` after", "a line of a map is written `key: value`, and an entry of a list `- entry`"),
+    (r"but found '(<block|\?|-)", "lines that belong together begin in the same column"),
+    (r"\\t", "YAML indents with spaces, not tabs"),
+    (r"start any token|alias", "a text that begins with this character is written in quotes"),
+)
+"""What to write instead, where PyYAML has only said what it expects."""
+
+
 def _syntax_error(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
-    mark = error.problem_mark or error.context_mark
-    span = Span(source, mark.line, mark.column, mark.column + 1) if mark else None
+    """What PyYAML says, or a plainer word for it, and what to write instead."""
+    context, mark = error.context_mark, error.problem_mark or error.context_mark
     problem = ", ".join(filter(None, (error.context, error.problem))) or "unknown mistake"
-    hint = "YAML indents with spaces, not tabs" if "\\t" in problem else ""
-    if "mapping values are not allowed" in problem:
+    if "could not find expected ':'" in problem:
+        mark, problem = context, "there is no `: ` after the key"
+    elif "unexpected end of stream" in problem:
+        mark, problem = context, "this quote is never closed"
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, problem)), "")
+    if "mapping values are not allowed" in problem and mark:
         hint = "a `:` inside a value needs quotes around the value"
+        if ": " not in source.line(mark.line)[: mark.column]:
+            hint = "the line before has no `: ` after its key, or this one is indented too far"
+    elif "but got" in problem and context:
+        at = Span(source, context.line, context.column, context.column + 1)
+        hint = f"the `{source.line(at.line)[at.column]}` at {at} is not closed"
+    span = Span(source, mark.line, mark.column, mark.column + 1) if mark else None
     return Diagnostic("E101", f"not readable as YAML: {problem}", span, hint)
 
 
 def _error(span: Span, message: str) -> SpecError:
     return SpecError([Diagnostic("E101", message, span)])
+
+
+def is_text(written: str) -> bool:
+    """Whether YAML takes a bare word for text, and for no number, truth value or null."""
+    return not any(kind.match(written) for kind in (_NULL, _BOOLEAN, _INTEGER, _FLOAT))
 
 
 class _Composer(yaml.SafeLoader):

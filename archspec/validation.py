@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,7 @@ from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
 from archspec.expressions import COMMA
 from archspec.layers import MODULE_NAME
 from archspec.spec import FILE_NAME
-from archspec.tree import Node, Path
+from archspec.tree import Node, Path, is_text
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -38,11 +39,14 @@ def validate(model: type[AnyModel], tree: Node) -> AnyModel:
     except ValidationError as error:
         details = error.errors(include_url=False)
     groups: dict[tuple[Span, bool], list[ErrorDetails]] = {}
+    meant = {(*detail["loc"][:-1], _meant(detail)) for detail in details}
     lists = {detail["loc"][:i] for detail in details for i in range(len(detail["loc"]))}
     named = {detail["loc"][:-1] for detail in details if detail["loc"][-1:] == ("[key]",)}
     for detail in details:
         if detail["type"] == "too_short" and detail["loc"] in lists:
             continue  # its bad entries are told of, and were not counted
+        if detail["type"] == "missing" and detail["loc"] in meant:
+            continue  # an unknown key is told of, with this one as what it may mean
         if detail["input"] is None and detail["loc"] in named:
             continue  # a key that is no name, where YAML has cut a text at its commas
         groups.setdefault((_span(detail, tree), detail["type"] == "missing"), []).append(detail)
@@ -63,6 +67,12 @@ def _span(detail: ErrorDetails, tree: Node) -> Span:
     if detail["type"] == "kind_written":
         return next(iter(node.map.values())).keys["kind"]
     return node.span
+
+
+def _meant(detail: ErrorDetails) -> str:
+    """The key that an unknown one is offered for."""
+    offered = re.match(r"did you mean `(\w+)`", detail.get("ctx", {}).get("help", ""))
+    return offered[1] if offered and detail["type"] == "unknown_key" else ""
 
 
 def _owner(path: Path, tree: Node) -> Span:
@@ -101,8 +111,10 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
         )
     expected = list(dict.fromkeys(_EXPECTED[d["type"]] for d in group if d["type"] in _EXPECTED))
     if expected:
-        found = _describe(first["input"])
-        return Diagnostic("E105", f"expected {' or '.join(expected)}, found {found}", span)
+        found, help = _describe(first["input"]), ""
+        if isinstance(first["input"], str) and not is_text(first["input"]):
+            found, help = f'text, `"{first["input"][:60]}"`', "leave out the quotes"
+        return Diagnostic("E105", f"expected {' or '.join(expected)}, found {found}", span, help)
     return Diagnostic("E107", _plain_message(first), span)
 
 

@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compiler import engine
+from compiler.engine import (
+    Layer,
+    RandomState,
+    Values,
+    invert,
+    is_transformed,
+    run,
+    run_checkpointed,
+    run_reversible,
+)
 
 STRATEGIES = ("reversible", "checkpoint", "store")
 HALF = (torch.float16, torch.bfloat16)
@@ -62,7 +71,7 @@ class BaseStage(nn.Module):
 
     # What a program fills in
 
-    def program(self) -> list[engine.Layer]:
+    def program(self) -> list[Layer]:
         """The layers as the engine runs them."""
         raise NotImplementedError
 
@@ -96,7 +105,7 @@ class BaseStage(nn.Module):
         return self.start(entry)
 
     def forward(
-        self, *streams: Tensor, draws: Sequence[engine.Values] | None = None, **side: Tensor
+        self, *streams: Tensor, draws: Sequence[Values] | None = None, **side: Tensor
     ) -> Any:
         """Streams before the first layer → streams after the last, as tuples in the spec's order.
 
@@ -108,7 +117,7 @@ class BaseStage(nn.Module):
         return tuple(self._strategy(streams)(self.program(), values, given).values())
 
     def inverse(
-        self, *streams: Tensor, draws: Sequence[engine.Values] | None = None, **side: Tensor
+        self, *streams: Tensor, draws: Sequence[Values] | None = None, **side: Tensor
     ) -> Any:
         """Streams after the last layer → streams before the first: the derived inverse.
 
@@ -129,8 +138,8 @@ class BaseStage(nn.Module):
                 "same `draws`, from stage.draw(stream)"
             )
         given = self._given(streams[0], draws, side)
-        random = engine.RandomState(streams[0].device)
-        values = engine.invert(self.program(), named(streams, facts.final), given)
+        random = RandomState(streams[0].device)
+        values = invert(self.program(), named(streams, facts.final), given)
         if random.has_moved():
             raise RuntimeError(
                 f"a function of stage `{facts.name}` drew random numbers, so that this is not "
@@ -138,7 +147,7 @@ class BaseStage(nn.Module):
             )
         return tuple(values.values())
 
-    def draw(self, like: Tensor) -> list[engine.Values]:
+    def draw(self, like: Tensor) -> list[Values]:
         """The drawn coefficients of each layer, for a batch as large as that of `like` (B, …)."""
         return [
             {n: self._draw(*values, like) for n, values in self.facts.drawn.items()}
@@ -154,8 +163,8 @@ class BaseStage(nn.Module):
         return known[torch.randint(len(values), shape, device=like.device)]
 
     def _given(
-        self, like: Tensor, draws: Sequence[engine.Values] | None, side: Mapping[str, Tensor]
-    ) -> list[engine.Values]:
+        self, like: Tensor, draws: Sequence[Values] | None, side: Mapping[str, Tensor]
+    ) -> list[Values]:
         """All that a layer reads besides streams and what is learned, layer by layer."""
         check_side(side, self.facts.side, like.shape[0], f"stage `{self.facts.name}`")
         everywhere = dict(side)
@@ -165,21 +174,21 @@ class BaseStage(nn.Module):
         draws = self.draw(like) if draws is None else draws
         return [{**drawn, **everywhere} for drawn in draws]
 
-    def _strategy(self, streams: Sequence[Tensor]) -> Callable[..., engine.Values]:
-        if not torch.is_grad_enabled() or self.backward == "store" or engine.is_transformed():
-            return engine.run
+    def _strategy(self, streams: Sequence[Tensor]) -> Callable[..., Values]:
+        if not torch.is_grad_enabled() or self.backward == "store" or is_transformed():
+            return run
         if self.backward == "checkpoint":
-            return engine.run_checkpointed
+            return run_checkpointed
         if not self.training and not self.facts.invertible_in_evaluation:
             # The gradient is still wanted, and there is nothing to reconstruct from.
-            return engine.run
+            return run
         if any(stream.dtype in HALF for stream in streams):
             raise RuntimeError(
                 f"the streams of stage `{self.facts.name}` are in half precision, in which they "
                 "cannot be reconstructed well enough for a gradient: keep the model in float32 and "
                 "use torch.autocast, or set_backward('checkpoint')"
             )
-        return engine.run_reversible
+        return run_reversible
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""
@@ -214,7 +223,7 @@ def check_side(
             raise ValueError(f"{where}: the side input `{name}` is {wanted}, found {found}")
 
 
-def named(streams: Sequence[Tensor], expected: Mapping[str, tuple[int, ...]]) -> engine.Values:
+def named(streams: Sequence[Tensor], expected: Mapping[str, tuple[int, ...]]) -> Values:
     """Streams by name. Raises ValueError where they are not as many or not as large as expected."""
     if len(streams) != len(expected):
         names = ", ".join(expected)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from archspec.spec import Learned
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A learned coefficient: where it starts, the range it is kept in, and whether each channel
+    has its own."""
+
+    start: float
+    within: tuple[float, ...] | None = None
+    per_channel: bool = False
 
 
 class Coefficients(nn.Module):
@@ -19,11 +28,11 @@ class Coefficients(nn.Module):
     parameter is the logit of where in the range it stands.
     """
 
-    def __init__(self, learned: dict[str, Learned], channel_shape: tuple[int, ...]) -> None:
+    def __init__(self, learned: Mapping[str, Coefficient], channel_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.learned, self.channel_shape = learned, channel_shape
         for name, constant in learned.items():
-            shape = channel_shape[:1] if constant.per == "channel" else ()
+            shape = channel_shape[:1] if constant.per_channel else ()
             # Set directly: a coefficient may bear the name of one of Module's own methods.
             self._parameters[name] = nn.Parameter(torch.full(shape, _to_parameter(constant)))
 
@@ -31,9 +40,13 @@ class Coefficients(nn.Module):
         """For each coefficient, a function that computes its value from its parameter."""
         return {name: self._evaluator(name) for name in self.learned}
 
+    def value(self, name: str) -> Tensor:
+        """The value of one coefficient."""
+        return self._evaluator(name)()
+
     def _evaluator(self, name: str) -> Callable[[], Tensor]:
         constant, parameter = self.learned[name], self._parameters[name]
-        shape = self.channel_shape if constant.per == "channel" else ()
+        shape = self.channel_shape if constant.per_channel else ()
         assert parameter is not None  # held here: a replay may run outside `functional_call`
 
         def evaluate() -> Tensor:
@@ -50,9 +63,9 @@ class Coefficients(nn.Module):
         return {name: p for name, p in self._parameters.items() if p is not None}
 
 
-def _to_parameter(constant: Learned) -> float:
+def _to_parameter(constant: Coefficient) -> float:
     if constant.within is None:
-        return constant.learn
+        return constant.start
     low, high = constant.within
-    place = (constant.learn - low) / (high - low)
+    place = (constant.start - low) / (high - low)
     return math.log(place / (1 - place))

@@ -31,7 +31,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 Values = dict[str, Tensor]
 """Streams, temporaries, coefficients and results of calls, by name."""
@@ -248,11 +248,11 @@ def _definition(layer: Layer, name: str) -> tuple[int, Update]:
 # Under torch.compile -----------------------------------------------------------------------------
 
 
-def _uncompiled(function: Function) -> Function:
+def _uncompiled(function: AnyFunction) -> AnyFunction:
     """`function`, left alone by torch.compile: it sets hooks and generators, and reads versions.
     Compiled modules that it calls stay compiled. `torch.compiler.disable` takes a second to import,
     and so waits until something is compiled."""
-    disabled: list[Function] = []
+    disabled: list[AnyFunction] = []
 
     @functools.wraps(function)
     def either(*arguments: Any) -> Any:
@@ -262,7 +262,7 @@ def _uncompiled(function: Function) -> Function:
             disabled.append(torch.compiler.disable(function))
         return disabled[0](*arguments)
 
-    return cast(Function, either)
+    return cast(AnyFunction, either)
 
 
 # What the forward pass leaves behind -------------------------------------------------------------

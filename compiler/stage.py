@@ -14,7 +14,7 @@ from archspec.spec import Drawn, Learned
 from compiler import engine
 from compiler.base_stage import BaseStage, Facts, named
 from compiler.canonical import call_reads, lift_calls, reads
-from compiler.coefficients import Coefficients
+from compiler.coefficients import Coefficient, Coefficients
 from compiler.constants import NUMBERS, fixed_values
 from compiler.functions import build_function, build_layers, build_map
 from compiler.lower import affine, affine_inverse, lower, lower_stream
@@ -55,11 +55,7 @@ class LayerModule(Functions):
     def __init__(self, plan: StagePlan, index: int) -> None:
         own = ((), ()) if plan.share else (plan.functions, plan.maps)
         super().__init__(*own, Sizes.of(layer=index, depth=plan.depth))
-        learned = {n: c for n, c in plan.constants.items() if isinstance(c, Learned)}
-        shape = plan.streams[0].shape
-        self.coefficients = Coefficients(
-            learned, (shape.channels, *(1,) * (-1 - channel_dimension(shape)))
-        )
+        self.coefficients = Coefficients(learned(plan), channel_shape(plan))
         self.plan, self.index = plan, index
         self.steps = lower_steps(plan, index)
 
@@ -78,6 +74,21 @@ class LayerModule(Functions):
         self.steps = lower_steps(self.plan, self.index)
 
 
+def learned(plan: StagePlan) -> dict[str, Coefficient]:
+    """The coefficients that a layer learns."""
+    return {
+        name: Coefficient(constant.learn, constant.within, constant.per == "channel")
+        for name, constant in plan.constants.items()
+        if isinstance(constant, Learned)
+    }
+
+
+def channel_shape(plan: StagePlan) -> tuple[int, ...]:
+    """The shape of coefficients learned per channel, to go with the first stream."""
+    shape = plan.streams[0].shape
+    return (shape.channels, *(1,) * (-1 - channel_dimension(shape)))
+
+
 def lower_steps(plan: StagePlan, index: int) -> tuple[engine.Step, ...]:
     """The program of one layer, its fixed constants folded in."""
     values = fixed_values(plan.constants, index, plan.depth)
@@ -94,7 +105,7 @@ def _lower_step(step: Step, plan: StagePlan, values: Mapping[str, Any]) -> engin
         engine.Call(
             call.result,
             call.function,
-            tuple(lower_stream(fold(a, values), _like(a, plan)) for a in call.arguments),
+            tuple(lower_stream(fold(a, values), like(a, plan)) for a in call.arguments),
             tuple(results.index(name) for name in call_reads((call,)) if name in results),
         )
         for call in step.calls
@@ -116,7 +127,7 @@ def _lower_step(step: Step, plan: StagePlan, values: Mapping[str, Any]) -> engin
     )
 
 
-def _like(value: Expression, plan: StagePlan) -> str:
+def like(value: Expression, plan: StagePlan) -> str:
     """A stream, side input, temporary or result of the shape that a value has, among those that
     it reads."""
     shaped = (name for name in sorted(names(value)) if name not in plan.constants)
@@ -127,7 +138,7 @@ def _both_ways(
     step: Affine | General | Temporary, plan: StagePlan, values: Mapping[str, Any]
 ) -> tuple[Any, Any]:
     if isinstance(step, Temporary):
-        return lower_stream(fold(step.value, values), _like(step.value, plan)), None
+        return lower_stream(fold(step.value, values), like(step.value, plan)), None
     if isinstance(step, General):
         return lower_stream(fold(step.value, values), step.target), None
     scale, rest = fold(step.scale, values), fold(step.rest, values)

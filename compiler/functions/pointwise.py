@@ -42,6 +42,7 @@ class Scale(nn.Module):
 
     def __init__(self, channels: int, init: float, channel_dimension: int) -> None:
         super().__init__()
+        self.init = init
         self.factor = nn.Parameter(torch.full((channels,), init))
         self.trailing = -1 - channel_dimension
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import check_error
 from spec_edits import edited, scribbled
 
 from archspec.diagnostics import SpecError
@@ -33,20 +33,6 @@ def attempt(what: Any, given_settings: tuple[str, ...] = ()) -> None:
         check_error(error)
     else:
         assert plan.stages
-
-
-def check_error(error: SpecError) -> None:
-    """Every mistake has a code and a place, and can be printed on any terminal."""
-    assert error.diagnostics
-    for diagnostic in error.diagnostics:
-        assert re.fullmatch(r"E[1-5]\d\d", diagnostic.code)
-        assert diagnostic.message
-        assert diagnostic.span is not None
-    text = str(error)
-    text.encode()
-    assert all(c.isprintable() or c in "\n\t" for c in text)
-    assert not re.search(r"[A-Z]\w*@\d", text)  # names of calls are the compiler's own
-    assert len(text) < 200_000
 
 
 def plain(path: Path, *, inherited: bool = False) -> dict[str, Any]:

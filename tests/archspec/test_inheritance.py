@@ -259,7 +259,29 @@ def test_a_coupling_that_cannot_be_read_hides_no_other_mistake(tmp_path: Path) -
     spec.write_text(PARENT.replace("momentum\n", "momentun\n").replace("batch", "bach"))
     with pytest.raises(SpecError) as caught:
         load(spec)
-    assert [d.code for d in caught.value.diagnostics] == ["E501", "E104", "E103"]
+    assert [d.code for d in caught.value.diagnostics] == ["E501", "E103"]
+
+
+def test_the_files_of_a_spec_are_bounded_together(tmp_path: Path) -> None:
+    filling = f"# {'x' * 60_000}\n"
+    (tmp_path / "parent.yaml").write_text(f"{PARENT}{filling}")
+    (tmp_path / "spec.yaml").write_text(CHILD)
+    assert load(tmp_path / "spec.yaml").spec.name == "child"
+    (tmp_path / "spec.yaml").write_text(f"{CHILD}{filling}")
+    with pytest.raises(SpecError, match=r"spec.yaml:3:10: error\[E101\] this and the files before"):
+        load(tmp_path / "spec.yaml")
+
+
+def test_a_broken_coupling_is_read_and_told_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("archspec: 1\ncoupling: mine\nx: 1\n")
+    stages = "".join(
+        f"  s{i}: {{depth: 1, coupling: mine, functions: {{F: [tanh]}}}}\n" for i in range(5)
+    )
+    head = "archspec: 1\nname: a\nsummary: b\ninput: {features: [4]}\ntask: {classify: 4}\n"
+    (tmp_path / "spec.yaml").write_text(f"{head}stages:\n{stages}")
+    with pytest.raises(SpecError) as caught:
+        load(tmp_path / "spec.yaml")
+    assert [d.code for d in caught.value.diagnostics] == ["E104", "E103"]
 
 
 def test_mistakes_in_a_coupling_point_into_its_file(tmp_path: Path) -> None:

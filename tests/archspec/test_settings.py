@@ -117,7 +117,8 @@ label_smoothing, learning_rate, optimizer, precision, seed, warmup, weight_decay
 --set:1:25: error[E101] not readable as YAML: while parsing a flow sequence, expected ',' or \
 ']', but got '<stream end>'
     1 | stages.trunk.depth=[1, 2
-      |                         ^""",
+      |                         ^
+  help: the `[` at --set:1:20 is not closed""",
     "name=!!str 5": """\
 --set:1:6: error[E101] the tag `!!str` is not used in specs
     1 | name=!!str 5

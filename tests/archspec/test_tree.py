@@ -139,7 +139,7 @@ def test_spans_cover_what_is_written() -> None:
         ("a: b: c", "t:1:5", "mapping values are not allowed here"),
         ("a: 1\n  b: 2", "t:2:4", "mapping values are not allowed here"),
         ("a: [1, 2", "t:1:9", "expected ',' or ']'"),
-        ('a: "b', "t:1:6", "found unexpected end of stream"),
+        ('a: "b', "t:1:4", "this quote is never closed"),
         ("a: 1\n---\nb: 2\n", "t:2:1", "found another document"),
         ("? [a]\n: 1\n", "t:1:3", "a key must be a plain name"),
         ("? {a: b}\n: 1\n", "t:1:3", "a key must be a plain name"),
@@ -179,6 +179,13 @@ def test_an_alias_bomb_is_refused_before_it_is_unrolled() -> None:
     ]
     error = refused("\n".join(lines))
     assert f"more than {MAX_NODES} values" in error.diagnostics[0].message
+
+
+def test_a_file_of_many_values_is_refused_before_all_are_read() -> None:
+    error = refused("[" + "1," * 40_000 + "]")
+    assert f"more than {MAX_NODES} values" in error.diagnostics[0].message
+    assert error.diagnostics[0].span
+    assert error.diagnostics[0].span.column < 60_000
 
 
 def test_a_chain_of_aliases_is_refused_before_it_is_too_deep_for_python() -> None:

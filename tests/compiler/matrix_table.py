@@ -77,8 +77,8 @@ def table(rows: Sequence[Row], couplings: int) -> str:
         "What holds for which strategy. Every row is checked for each of the "
         f"{couplings} shipped couplings against plain autograd over the same functions, by the "
         "coupling's equations written by hand, on unequal streams, to 1e-12 in float64. ✓ is the "
-        "right gradient; *refused* is an error in place of a wrong one; – does not apply. Couplings "
-        "without an inverse have no reversible column.",
+        "right gradient; *refused* is an error in place of a wrong one; – does not apply. "
+        "Couplings without an inverse have no reversible column.",
         "",
         "Generated from `tests/compiler/matrix_rows.py`; `tests/compiler/test_matrix.py` runs it.",
     ]

@@ -138,7 +138,9 @@ class PlainStage(nn.Module):
 
     def draw(self, like: Tensor) -> list[dict[str, Tensor]]:
         """One of two values per sample in training: BDIA's signs, and what the form draws."""
-        drawn = {n: (c["draw"], c["evaluate"]) for n, c in self.form.constants.items() if "draw" in c}
+        drawn = {
+            n: (c["draw"], c["evaluate"]) for n, c in self.form.constants.items() if "draw" in c
+        }
         if self.coupling == "bdia":
             drawn = {"gamma": ([0.5, -0.5], 0.0), **drawn}
         shape = (len(like), *(1,) * (like.dim() - 1))
@@ -230,6 +232,11 @@ def pair(
     stage = stage_spec(case, form, **keys)
     plain, model = (network(stage, dtype, stem=stem, input=input) for _ in range(2))
     return PlainNetwork(plain, case.coupling, form), model
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether this is the twin."""
+    return isinstance(model, PlainNetwork)
 
 
 def trunk(model: Any) -> Any:

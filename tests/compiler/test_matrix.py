@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from coupling_equations import COUPLINGS, EQUATIONS, strategies
+from coupling_equations import COUPLINGS, strategies
 from matrix_rows import page
 from matrix_table import ROWS, Row
 from plain_networks import Case
@@ -20,10 +20,9 @@ CELLS = [
 ]
 
 
-def test_every_coupling_has_its_equations() -> None:
-    assert set(COUPLINGS) == set(EQUATIONS)
-
-
+# PyTorch's own: of forward-mode layer norm, and of Dynamo looking at what it resumes with.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(("row", "case"), CELLS)
 def test_matrix(row: Row, case: Case) -> None:
     refusal = row.refused.get(case.strategy)

@@ -1,0 +1,111 @@
+"""The whole file: a network, the couplings of its stages, the engine, and a check of itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from archspec import __version__
+from archspec.citations import reference
+from archspec.spec import Spec
+from compiler import base_stage, coefficients, engine, functions, self_check
+from compiler.emission.modules import CannotEmitError, made
+from compiler.emission.numbers import unmarked
+from compiler.emission.sources import PARTS, body, definitions, imports
+from compiler.emission.stages import stage_classes
+from compiler.emission.writing import ClassNames, block, camel, docstring, literal, method
+from compiler.network import Network
+from compiler.plan import NetworkPlan
+
+MARK = "Written by archspec"
+"""In the first lines of every emitted file."""
+TAKEN_OVER = (engine, coefficients, base_stage, self_check)
+
+
+def emit(plan: NetworkPlan, spec: Spec) -> str:
+    """The text of a Python file that imports torch alone, whose network has the names of weights,
+    the outputs, inverses and gradients of the one that `build` makes. Raises `CannotEmitError` for
+    a spec with modules of the user's own."""
+    with torch.device("meta"):
+        network = Network(plan)
+    names = ClassNames("\n".join(body(module) for module in TAKEN_OVER))
+    stages = [stage_classes(stage, names) for stage in network.stages]
+    title = names.new(f"{camel(spec.name)}Network")
+    own = "\n\n".join(text for texts, _ in stages for text in texts)
+    whole = _network(title, network, [name for _, name in stages])
+    parts = definitions(set(re.findall(r"\w+", own + whole)))
+    taken = [_section(module.__doc__, body(module)) for module in TAKEN_OVER]
+    layers_first = [text for texts, _ in stages for text in texts[:-1]]
+    stages_last = [texts[-1] for texts, _ in stages]
+    text = "\n\n".join(
+        [
+            _heading("The layers: update and inverse"),
+            *layers_first,
+            _heading("What functions are made of"),
+            parts,
+            *taken,
+            _heading("The stages and the network"),
+            *stages_last,
+            whole,
+            _MAIN.format(title=title),
+        ]
+    )
+    sources = (*TAKEN_OVER, *PARTS, functions.build)
+    whole = f"{_title(spec, title)}\n\n{imports(sources, text)}\n\n{text}".rstrip() + "\n"
+    return re.sub(r"\n{4,}", "\n\n\n", whole)
+
+
+_MAIN = """
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    raise SystemExit(not self_check({title}()))
+"""
+
+
+def _heading(text: str) -> str:
+    return f"# {text} {'-' * (97 - len(text))}"
+
+
+def _section(doc: str | None, text: str) -> str:
+    """A module taken over, its docstring as a comment."""
+    title, _, more = (doc or "").strip().partition("\n\n")
+    heading = re.sub(r"\s+", " ", title).partition(":")[0].rstrip(".")
+    comment = "\n".join(f"# {line}".rstrip() for line in (title + "\n\n" + more).splitlines())
+    return f"{_heading(heading)}\n\n{comment}\n\n{text}"
+
+
+def _title(spec: Spec, title: str) -> str:
+    cited = "\n".join(f"    {reference(key)}" for key in spec.cite)
+    text = f"""{spec.name}: {spec.summary}
+
+{MARK} {__version__}; imports torch alone. Run this file to check it, or:
+
+    model = {title}()
+    model.load_state_dict(...)      # weights of archspec.build("{spec.name}") have the same names
+    model.set_backward("store")     # or "checkpoint", "reversible"
+""" + (f"\n{cited}\n" if cited else "")
+    return docstring(text)
+
+
+def _network(title: str, network: Network, stages: Sequence[str]) -> str:
+    """The class of the whole network."""
+    plan = network.plan
+    entries = [f'"{s.name}": {stage}(),' for s, stage in zip(plan.stages, stages, strict=True)]
+    init = [
+        "super().__init__()",
+        f"self.side = {literal(network.side)}",
+        f"self.stem = {unmarked(made(network.stem))}",
+        "self.stages = Stages(",
+        "    {",
+        *(f"        {entry}" for entry in entries),
+        "    }",
+        ")",
+        f"self.head = {unmarked(made(network.head))}",
+    ]
+    doc = docstring(f"{plan.input} → {plan.output}.")
+    return block(f"class {title}(BaseNetwork):", doc, "", method("__init__(self) -> None", init))
+
+
+__all__ = ["MARK", "CannotEmitError", "emit"]

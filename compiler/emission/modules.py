@@ -1,0 +1,103 @@
+"""Modules as the Python text that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from textwrap import indent
+from typing import Any
+
+from torch import nn
+
+from compiler.emission.numbers import marked
+from compiler.emission.writing import literal
+from compiler.functions import attention, convolution, maps, pointwise, tokens
+from compiler.functions.build import Function
+
+
+class CannotEmitError(ValueError):
+    """A network that has no file of its own; the message says why."""
+
+
+def made(module: nn.Module) -> str:
+    """The text that makes a module. Raises `CannotEmitError` for a module of the user's own."""
+    if isinstance(module, (Function, nn.Sequential)):
+        return _listed(module)
+    if type(module) not in MAKERS:
+        raise CannotEmitError(
+            f"{type(module).__module__}.{type(module).__qualname__} is a module of your own, which "
+            "a file that imports torch alone cannot hold"
+        )
+    return MAKERS[type(module)](module)
+
+
+def _listed(module: nn.Sequential) -> str:
+    kind = "Function" if isinstance(module, Function) else "nn.Sequential"
+    if not len(module):
+        return f"{kind}()"
+    entries = "".join(f"{name}={made(layer)},\n" for name, layer in module.named_children())
+    layers = f"OrderedDict(\n{indent(entries, '    ')})"
+    takes = f", takes={module.takes!r}" if isinstance(module, Function) else ""
+    return f"{kind}({layers}{takes})"
+
+
+def _conv(m: Any) -> str:
+    written = {"stride": (m.stride[0], 1), "padding": (m.padding[0], 0), "groups": (m.groups, 1)}
+    text = "".join(f", {key}={now}" for key, (now, default) in written.items() if now != default)
+    bias = "" if m.bias is not None else ", bias=False"
+    return f"Conv({m.in_channels}, {m.out_channels}, {m.kernel_size[0]}{text}{bias})"
+
+
+def _plain(m: nn.Module) -> str:
+    return f"nn.{type(m).__name__}()"
+
+
+MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
+    nn.LayerNorm: lambda m: f"nn.LayerNorm({m.normalized_shape[0]}, eps={m.eps})",
+    nn.BatchNorm1d: lambda m: f"nn.BatchNorm1d({m.num_features}, {m.eps}, {m.momentum})",
+    nn.BatchNorm2d: lambda m: f"nn.BatchNorm2d({m.num_features}, {m.eps}, {m.momentum})",
+    nn.GroupNorm: lambda m: f"nn.GroupNorm({m.num_groups}, {m.num_channels}, eps={m.eps})",
+    nn.Linear: lambda m: (
+        f"linear({m.in_features}, {m.out_features}{'' if m.bias is not None else ', bias=False'})"
+    ),
+    nn.Flatten: _plain,
+    nn.ReLU: _plain,
+    nn.GELU: _plain,
+    nn.SiLU: _plain,
+    nn.Tanh: _plain,
+    nn.Softplus: _plain,
+    nn.Dropout: lambda m: f"nn.Dropout({marked(m.p)})",
+    attention.Attention: lambda m: (
+        f"Attention({m.project.in_features}, heads={m.heads}, dropout={marked(m.dropout)})"
+    ),
+    convolution.Conv: _conv,
+    convolution.TransposeConv: lambda m: (
+        f"TransposeConv({m.kernel.shape[1]}, hidden={m.kernel.shape[0]}, "
+        f"kernel={m.kernel.shape[2]}, activation={made(m.activation)})"
+    ),
+    convolution.TransposeLinear: lambda m: (
+        f"TransposeLinear({m.kernel.shape[1]}, hidden={m.kernel.shape[0]}, "
+        f"activation={made(m.activation)})"
+    ),
+    pointwise.DropPath: lambda m: f"DropPath({marked(m.rate)})",
+    pointwise.Scale: lambda m: f"Scale({len(m.factor)}, {m.init}, {-1 - m.trailing})",
+    pointwise.ConcatArguments: lambda m: f"ConcatArguments({m.channel_dimension})",
+    pointwise.AddArguments: lambda m: "AddArguments()",
+    pointwise.Modulate: lambda m: (
+        f"Modulate({m.project.out_features // 2}, {m.project.in_features}, {-1 - m.trailing})"
+    ),
+    tokens.Mlp: lambda m: (
+        f"Mlp({m.expand.in_features}, hidden={m.expand.out_features}, "
+        f"activation={made(m.activation)}, dropout={marked(m.dropout.p)})"
+    ),
+    tokens.PatchEmbed: lambda m: (
+        f"PatchEmbed({m.project.in_channels}, width={m.project.out_channels}, "
+        f"patch={m.project.kernel_size[0]})"
+    ),
+    tokens.ClassToken: lambda m: f"ClassToken({m.token.shape[-1]})",
+    tokens.Position: lambda m: f"Position({', '.join(map(str, m.embedding.shape[1:]))})",
+    tokens.Pool: lambda m: f"Pool({literal(m.by)}, {-1 if m.over == (1,) else -3})",
+    maps.ActNorm: lambda m: f"ActNorm({m.shape[0]}, {-len(m.shape)})",
+    maps.InvertibleLinear: lambda m: f"InvertibleLinear({len(m.sign)}, {m.dimension})",
+    maps.Squeeze: lambda m: "Squeeze()",
+    maps.Unsqueeze: lambda m: "Unsqueeze()",
+}

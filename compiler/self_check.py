@@ -1,0 +1,112 @@
+"""What an emitted file does when it is run: every stage against stored activations.
+
+This file imports torch and its two neighbours alone: `archspec build --emit` writes it out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiler.base_stage import BaseNetwork, BaseStage
+
+TOLERANCE = 1e-8
+TAKEN = ("self", "torch")
+"""What the layers' methods have names of their own for: the variables there end in `_`."""
+
+
+def self_check(network: BaseNetwork, batch: int = 2) -> bool:
+    """Check every stage in float64 on random streams, all different; print what was found."""
+    right = True
+    for stage in network.stages:
+        torch.manual_seed(0)
+        trial = copy.deepcopy(stage).double()
+        for what, error in (
+            ("gradients against stored activations", gradient_error(trial, batch)),
+            ("layers written out against the engine", plain_error(trial, batch)),
+            ("round trip through the derived inverse", roundtrip_error(trial, batch)),
+        ):
+            if error is not None:
+                right &= error <= TOLERANCE
+                print(f"{stage.facts.name}: {what}: {error:.2g}")
+    print("right" if right else "WRONG")
+    return right
+
+
+def gradient_error(stage: BaseStage, batch: int) -> float:
+    """The stage's own strategy against stored activations: the worst gradient."""
+    stage.train()
+    streams, side = _inputs(stage, batch)
+    wanted = [*streams, *side.values(), *stage.parameters()]
+    final = stage.facts.final.values()
+    cotangents = [torch.randn(batch, *sizes, dtype=torch.float64) for sizes in final]
+    found = []
+    strategy = stage.backward
+    for backward in (strategy, "store"):
+        stage.backward = backward
+        torch.manual_seed(1)
+        outputs = stage(*streams, **side)
+        found.append(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+    stage.backward = strategy
+    least = 1e-3 * max(float(g.norm()) for g in found[1] if g is not None)
+    pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None]
+    return max(float((a - b).norm()) / max(float(b.norm()), least, 1e-30) for a, b in pairs)
+
+
+@torch.no_grad()
+def plain_error(stage: Any, batch: int) -> float:
+    """The statements of the layers' `forward` against the engine."""
+    streams, side, draws = _evaluated(stage, batch)
+    values: tuple[Tensor, ...] = tuple(streams)
+    for layer, drawn in zip(stage.layers, draws, strict=True):
+        values = layer(*values, **_given(stage, drawn, side))
+    return _relative(values, stage(*streams, draws=draws, **side))
+
+
+@torch.no_grad()
+def roundtrip_error(stage: Any, batch: int) -> float | None:
+    """Streams → stage → streams, by the engine and by the statements of `inverse`: the worse."""
+    facts = stage.facts
+    if facts.obstacles:
+        return None
+    streams, side, draws = _evaluated(stage, batch)
+    final = stage(*streams, draws=draws, **side)
+    values = final
+    for layer, drawn in zip(reversed(stage.layers), reversed(draws), strict=True):
+        values = layer.inverse(*values, **_given(stage, drawn, side))
+    back = stage.inverse(*final, draws=draws, **side)
+    return max(_relative(back, streams), _relative(values, streams))
+
+
+def _inputs(stage: BaseStage, batch: int) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def random(sizes: tuple[int, ...]) -> Tensor:
+        return torch.randn(batch, *sizes, dtype=torch.float64).requires_grad_()
+
+    streams = [random(sizes) for sizes in stage.facts.streams.values()]
+    return streams, {name: random(sizes) for name, sizes in stage.facts.side.items()}
+
+
+def _evaluated(stage: BaseStage, batch: int) -> tuple[list[Tensor], dict[str, Tensor], Any]:
+    """Inputs and draws, without dropout; where only the training program has an inverse, its
+    draws."""
+    stage.eval()
+    stage.training = not stage.facts.invertible_in_evaluation
+    streams, side = _inputs(stage, batch)
+    return streams, side, stage.draw(streams[0])
+
+
+def _given(
+    stage: BaseStage, drawn: Mapping[str, Tensor], side: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    progress = {"progress": stage.progress} if stage.facts.reads_progress else {}
+    given = {**drawn, **progress, **side}
+    return {f"{name}_" if name in TAKEN else name: value for name, value in given.items()}
+
+
+def _relative(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    apart = sum(float((a - b).square().sum()) for a, b in zip(found, wanted, strict=True))
+    return float((apart / max(1e-30, sum(float(b.square().sum()) for b in wanted))) ** 0.5)

@@ -1,0 +1,311 @@
+"""Networks as Python files: the same bits without archspec."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from emitted_file import (
+    BLOCKER,
+    as_module,
+    computed,
+    disturb,
+    emitted_text,
+    inputs,
+    network_of,
+)
+from hypothesis import HealthCheck, given, settings
+from one_stage import spec as one_spec
+from random_programs import programs
+from small_networks import spec as small_spec
+from torch import Tensor
+
+import archspec
+from archspec.citations import PAPERS
+from archspec.loading import load, zoo
+from compiler import base_stage, coefficients, engine, self_check
+from compiler.emission import CannotEmitError, emit
+from compiler.emission.sources import body
+from compiler.resolve import resolve
+
+ZOO = sorted(path.stem for path in zoo().glob("*.yaml"))
+SHORTER = "stages.trunk.depth=2"
+"""For networks of base size."""
+CHECK = """
+import importlib.util, torch
+from emitted_file import computed, network_of
+spec = importlib.util.spec_from_file_location("emitted", "model.py")
+module = importlib.util.module_from_spec(spec)
+sys.modules["emitted"] = module
+spec.loader.exec_module(module)
+problem = torch.load("problem.pt", weights_only=True)
+network = network_of(module)
+network.load_state_dict(problem["weights"])
+found = computed(network, problem["value"], {})
+assert found.keys() == problem["found"].keys()
+wrong = [name for name, tensor in found.items() if not torch.equal(tensor, problem["found"][name])]
+assert not wrong, wrong
+assert not {"archspec", "compiler", "runners"} & set(sys.modules)
+print(len(found), "tensors are equal")
+"""
+COMPUTED = (Path(__file__).parent / "emitted_file.py").read_text(encoding="utf-8")
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_without_archspec(name: str, tmp_path: Path) -> None:
+    """Every shipped spec in a process that cannot import archspec: the bits of `build`."""
+    large = name.endswith("_b")
+    sets = (SHORTER,) if large else ()
+    (tmp_path / "model.py").write_text(emitted_text(name, sets), encoding="utf-8")
+    torch.manual_seed(0)
+    network = archspec.build(name, sets)
+    disturb(network)
+    value = inputs(network, network.plan.input.sizes, batch=1 if large else 2)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    problem = {"weights": weights, "value": value, "found": computed(network, value, {})}
+    torch.save(problem, tmp_path / "problem.pt")
+    helper = re.sub(r"^from (archspec|compiler).*$", "", COMPUTED, flags=re.MULTILINE)
+    (tmp_path / "emitted_file.py").write_text(helper, encoding="utf-8")
+    (tmp_path / "check.py").write_text(BLOCKER + CHECK, encoding="utf-8")
+    done = run(tmp_path, "check.py")
+    assert done.returncode == 0, done.stderr
+    assert "tensors are equal" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["momrev_vit_digits", "revnet_digits", "vit_digits"])
+def test_a_file_checks_itself(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(emitted_text(name), encoding="utf-8")
+    runner = f'{BLOCKER}import runpy\nrunpy.run_path("model.py", run_name="__main__")\n'
+    (tmp_path / "run.py").write_text(runner, encoding="utf-8")
+    done = run(tmp_path, "run.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("right\n")
+    assert ("round trip" in done.stdout) == (name != "vit_digits")
+
+
+def test_a_wrong_inverse_is_found(tmp_path: Path) -> None:
+    text = emitted_text("momrev_vit_digits")
+    wrong = text.replace("v1 = (v1 - 0.1 * self.F(x2)) / 0.9", "v1 = (v1 + 0.1 * self.F(x2)) / 0.9")
+    assert wrong != text
+    (tmp_path / "model.py").write_text(wrong, encoding="utf-8")
+    done = run(tmp_path, "model.py")
+    assert done.returncode == 1
+    assert done.stdout.endswith("WRONG\n")
+
+
+# Everything that the language has ----------------------------------------------------------------
+
+
+def assert_same_bits(spec: Any, side: dict[str, Tensor] | None = None, batch: int = 3) -> str:
+    """The emitted network has the names and the bits of the built one, and passes its own check."""
+    text = emitted_text(spec)
+    torch.manual_seed(0)
+    network = archspec.build(spec).double()
+    disturb(network)
+    module = as_module(text)
+    other = network_of(module).double()
+    other.load_state_dict(network.state_dict())
+    value = inputs(network, network.plan.input.sizes, batch)
+    network.set_progress(0.25)
+    other.set_progress(0.25)
+    found, wanted = computed(other, value, side or {}), computed(network, value, side or {})
+    assert found.keys() == wanted.keys()
+    assert [name for name in found if not torch.equal(found[name], wanted[name])] == []
+    other.train()
+    for stage in other.stages:
+        assert module.plain_error(stage, batch) < 1e-13
+        error = module.roundtrip_error(stage, batch)
+        assert (error is None) == bool(stage.facts.obstacles)
+        assert error is None or error < 1e-7
+    return text
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(programs())
+def test_random_programs(program: dict[str, Any]) -> None:
+    assert_same_bits(small_spec(program["stage"], program["input"]))
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_whole_language(share: bool) -> None:
+    drop: list[Any] = [] if share else [{"drop_path": "layer/9"}]
+    update = [
+        "x = B(x)",
+        "k := tanh(x)*h",
+        "x = (a + b)/2*x + F(y, torch)",
+        "y = W(y)",
+        "y = -gamma*y + exp(1/2)*G(x, time)*x",
+        "x, y = y, x",
+        f"x += {'2' if share else 'layer'}*G(y, time) + progress",
+    ]
+    update[1:1] = ["k := tanh(y)*h", "x += k"]
+    del update[3]
+    spec = one_spec(
+        update,
+        {
+            "h": "0.1*(layer + 1)/depth",
+            "gamma": {"draw": [0.5, 0.7], "evaluate": 0.9},
+            "a": {"learn": 0.9, "within": [0.5, 0.99], "per": "channel"},
+            "b": "0.7 + progress/3",
+        },
+        streams={"x": "-(input + S(input))/2", "y": "0*input + 3"},
+        functions={
+            "F": ["layer_norm", {"attention": {"heads": 2, "masked": True, "dropout": 0.1}}],
+            "G": ["layer_norm", "modulate", {"mlp": {"ratio": 2, "dropout": 0.2}}, *drop],
+            "S": ["layer_norm", {"linear": 8}],
+        },
+        maps={"B": "actnorm", "W": "invertible_linear"},
+        depth=3,
+        share=share,
+        output="concat(x, chunk(y, 2, 2))",
+    )
+    generator = torch.Generator().manual_seed(0)
+    side = {
+        "torch": torch.randn(3, 5, 5, generator=generator, dtype=torch.float64),
+        "time": torch.randn(3, 2, generator=generator, dtype=torch.float64),
+    }
+    sides = {"torch": {"tokens": [5, 5]}, "time": {"features": [2]}}
+    text = assert_same_bits(spec | {"side": sides}, side)
+    assert ("class TrunkLayer2(nn.Module):" in text) != share  # layer 0 has no `layer*G`
+
+
+IMAGES: list[Any] = [
+    {"conv": {"groups": 2, "bias": False}},
+    {"group_norm": 2},
+    "softplus",
+    {"transpose_pair": {"hidden": 6}},
+    {"scale": 0.5},
+    "batch_norm",
+]
+TOKENS: list[Any] = [
+    "layer_norm",
+    {"transpose_pair": {"activation": "tanh"}},
+    {"linear": {"out": 4, "bias": False}},
+    "silu",
+    {"linear": "channels"},
+    {"scale": 0.1},
+    {"dropout": 0.2},
+]
+
+
+@pytest.mark.parametrize(
+    ("layers", "entry"), [(IMAGES, {"image": [4, 6, 6]}), (TOKENS, {"tokens": [5, 4]})]
+)
+def test_every_kind_of_layer(layers: list[Any], entry: dict[str, Any]) -> None:
+    functions = {"F": layers, "G": layers[:3]}
+    stage = {"depth": 2, "coupling": "additive", "transition": ["gelu"], "functions": functions}
+    assert_same_bits(small_spec(stage, entry, head=["flatten", {"linear": "classes"}]))
+
+
+def test_stems_and_heads() -> None:
+    stage = {"depth": 2, "coupling": "additive", "functions": {"F": ["layer_norm"], "G": ["relu"]}}
+    stem: list[Any] = [{"patch_embed": {"patch": 2, "width": 4}}, "class_token", "position"]
+    stem[2] = {"position": "learned"}
+    head = [{"pool": "first"}, {"linear": "classes"}]
+    assert_same_bits(small_spec(stage, {"image": [3, 4, 4]}, stem=stem, head=head))
+
+
+def test_squeezes() -> None:
+    stage = {
+        "depth": 2,
+        "streams": {"x": "input", "y": "input"},
+        "functions": {"F": ["concat", {"conv": {"out": "channels/2"}}]},
+        "maps": {"S": "squeeze", "U": "unsqueeze"},
+        "update": ["x = S(x)", "y = S(y)", "x += F(y, y)", "x = U(x)", "y = U(y)"],
+        "output": "x + y",
+    }
+    assert_same_bits(small_spec(stage, {"image": [2, 4, 4]}))
+
+
+# The text ----------------------------------------------------------------------------------------
+
+
+def test_the_layer_reads_like_the_paper() -> None:
+    text = emitted_text("momrev_vit_digits")
+    forward = """        v1 = 0.9 * v1 + 0.1 * self.F(x2)
+        x1 = x1 + v1
+        v2 = 0.9 * v2 + 0.1 * self.G(x1)
+        x2 = x2 + v2
+"""
+    inverse = """        x2 = x2 - v2
+        v2 = (v2 - 0.1 * self.G(x1)) / 0.9
+        x1 = x1 - v1
+        v1 = (v1 - 0.1 * self.F(x2)) / 0.9
+"""
+    assert forward in text
+    assert inverse in text
+    assert "v1 = gamma*v1 + (1 - gamma)*F(x2)    v1 = (v1 - (1 - gamma)*F(x2))/gamma" in text
+    assert "Mangalam et al. 2022, Reversible vision transformers" in text
+    assert text.index("class TrunkLayer") < text.index("class Handle")
+    assert "class Conv" not in text  # only what is used
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_imports_are_torch_and_the_standard_library(name: str) -> None:
+    modules = set()
+    for node in ast.walk(ast.parse(emitted_text(name))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(str(node.module).partition(".")[0])
+    assert "torch" in modules
+    assert modules - {"torch"} <= sys.stdlib_module_names
+
+
+def test_the_engine_is_taken_over_word_for_word() -> None:
+    text = re.sub(r"\n+", "\n", emitted_text("momrev_vit_digits"))
+    for module in (engine, coefficients, base_stage, self_check):
+        assert re.sub(r"\n+", "\n", body(module)).strip() in text
+
+
+def test_texts_of_strangers_stay_texts() -> None:
+    """Nothing in a spec becomes code but what the compiler made of it."""
+    evil = '"""\nraise SystemExit(7)\n"""\\'
+    spec = one_spec("x += F(y); y += x") | {"summary": evil, "cite": [evil], "name": "os"}
+    module = as_module(emitted_text(spec))
+    assert "raise SystemExit(7)" in str(module.__doc__)
+    assert network_of(module)(torch.randn(2, 5, 8)).shape == (2, 3)
+
+
+def test_names_do_not_collide() -> None:
+    """Stages and streams may be called as the file's own classes and modules are."""
+    stage = {
+        "depth": 2,
+        "streams": {"torch": "input", "self": "input", "nn": "input"},
+        "functions": {"Layer": ["tanh"], "Call": [{"linear": "channels"}]},
+        "update": ["torch += Layer(self)", "self += Call(torch)", "nn += torch"],
+        "output": "torch + self + nn",
+    }
+    spec = small_spec(stage) | {"name": "base"}
+    spec["stages"] = {"base": stage, "call": stage, "base_": stage}
+    assert_same_bits(spec)
+
+
+def test_modules_of_the_users_own_cannot_be_taken_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.py").write_text("from torch import nn\nclass Own(nn.Tanh): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = one_spec("x += F(y); y += x", functions={"F": [{"module": "stranger.Own"}]})
+    loaded = load(spec, allow_modules=["stranger"])
+    with pytest.raises(CannotEmitError, match=r"stranger\.Own is a module of your own"):
+        emit(resolve(loaded), loaded.spec)
+
+
+def test_every_citation_is_known() -> None:
+    cited = set()
+    for path in (*zoo().glob("*.yaml"), *zoo().glob("couplings/*.yaml")):
+        for line in re.findall(r"^cite: \[(.*)\]", path.read_text(encoding="utf-8"), re.MULTILINE):
+            cited |= {key.strip() for key in line.split(",")}
+    assert cited <= set(PAPERS)
