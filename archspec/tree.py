@@ -18,7 +18,7 @@ import yaml
 from archspec.diagnostics import Diagnostic, Source, Span, SpecError
 
 MAX_CHARACTERS = 100_000
-MAX_NODES = 10_000
+MAX_NODES = 6_000
 MAX_NESTING = 40
 MAX_ERRORS = 100
 

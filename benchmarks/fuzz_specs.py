@@ -27,6 +27,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,11 @@ def main() -> None:
         "count": arguments.count,
         "seed": arguments.seed,
         **tally.as_dict(),
-        "versions": {"python": platform.python_version(), "archspec": archspec.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "pydantic", "pyyaml")},
+            "archspec": archspec.__version__,
+        },
     }
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     print("\n".join(f"{key}: {value}" for key, value in result.items()))
@@ -72,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     results = ROOT / "benchmarks" / "results"
     parser.add_argument("--output", type=Path, default=results / "fuzz_specs.json")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz_failures"))
+    parser.add_argument("--keep", type=Path, default=ROOT / "runs" / "fuzz_failures")
     return parser.parse_args()
 
 
@@ -125,7 +130,9 @@ def fuzz(arguments: argparse.Namespace) -> Tally:
                     shutil.copytree(folder, kept, dirs_exist_ok=True)
                     (kept / "problem.txt").write_text(problem, encoding="utf-8")
             if index % 500 == 499:
-                print(f"{index + 1}: {dict(tally.outcomes)}, {len(tally.broken)} broken")
+                print(
+                    f"{index + 1}: {dict(tally.outcomes)}, {len(tally.broken)} broken", flush=True
+                )
     return tally
 
 

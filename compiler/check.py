@@ -306,14 +306,20 @@ def _problem(
         except OverflowError:
             return f"a constant here is too large{where}"
         for divisor in _divisors(folded):
-            drawn = {n: v for n, v in evaluation_values(constants).items() if n in divisor.names}
-            ends = ({"progress": 0.0}, {"progress": 1.0})
-            for values_drawn in (*drawn_combinations(constants, divisor.names), drawn):
-                for end in ends if "progress" in divisor.names else ({},):
-                    given = {**values_drawn, **end}
-                    if interval(divisor, ranges(constants, given)) == Interval(0.0, 0.0):
-                        return f"this divides by zero{where}{_when(given)}"
+            for given in _given(divisor.names, constants):
+                if interval(divisor, ranges(constants, given)) == Interval(0.0, 0.0):
+                    return f"this divides by zero{where}{_when(given)}"
     return None
+
+
+def _given(read: frozenset[str], constants: Mapping[str, Constant]) -> Iterator[dict[str, float]]:
+    """The values that what is read may have in training, and in evaluation, at both ends of
+    training."""
+    evaluation = {n: v for n, v in evaluation_values(constants).items() if n in read}
+    ends = ({"progress": 0.0}, {"progress": 1.0}) if "progress" in read else ({},)
+    for drawn in (*drawn_combinations(constants, read), evaluation):
+        for end in ends:
+            yield {**drawn, **end}
 
 
 def _divisors(expression: Expression) -> Iterator[Expression]:

@@ -289,10 +289,14 @@ def _kind(tensor: Tensor) -> Kind:
 
 
 def _same_kind(one: Kind, other: Kind) -> bool:
-    """Whether two tensors are alike; dimensions of size 1 have no stride to speak of."""
+    """Whether two tensors are alike; dimensions of size 1, and of tensors without elements, have
+    no stride to speak of."""
     return one == other or (
         one[:3] == other[:3]
-        and all(s == t for s, t, n in zip(one[3], other[3], one[0], strict=True) if n > 1)
+        and all(
+            s == t or n == 1 or 0 in one[0]
+            for s, t, n in zip(one[3], other[3], one[0], strict=True)
+        )
     )
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from archspec.expressions import (
     ELEMENTWISE,
+    MAX_LENGTH,
     RESERVED,
     STRUCTURAL,
     Assign,
@@ -99,7 +100,8 @@ def _work(stage: Stage) -> int:
     texts = (*stage.streams.values(), *map(str, stage.constants.values()), *stage.update)
     lists = [list(layers) for layers in stage.functions.values()]
     differing = [layers for layers in lists if any("layer" in w for w in map(_written, layers))]
-    return 3 * sum(map(len, texts)) + 5 * stage.depth * sum(map(len, differing))
+    length = sum(min(len(text), MAX_LENGTH) for text in texts)
+    return 3 * length + 5 * stage.depth * sum(map(len, differing))
 
 
 def _written(layer: Layer) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 # Workers of pytest share the cores: threads that wait for one another across them take ten times as
 # long. The processes that tests start get as many, since sums depend on it in their last bits.
@@ -34,3 +35,7 @@ def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Explain:
         return ""
 
     return explained
+
+
+# --hypothesis-profile=quick: without shrinking, which may take minutes.
+settings.register_profile("quick", phases=[Phase.explicit, Phase.generate])

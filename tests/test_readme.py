@@ -10,10 +10,13 @@ from typing import Any
 import torch
 import yaml
 
-from archspec.loading import zoo
+from archspec.loading import load, zoo
+from compiler.emission import emit
+from compiler.resolve import resolve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
 
 
 def test_the_table_of_couplings_quotes_the_files() -> None:
@@ -49,8 +52,15 @@ def test_the_benchmark_table_quotes_its_result() -> None:
         assert quoted in README, quoted
 
 
+def test_the_emitted_layer_is_quoted() -> None:
+    loaded = load("momrev_vit_digits")
+    lines = {line.strip() for line in emit(resolve(loaded), loaded.spec).splitlines()}
+    block = next(b for b in PYTHON if b.startswith("def forward"))
+    assert [line for line in block.splitlines() if line.strip() not in lines] == []
+
+
 def test_the_python_example_runs() -> None:
-    block = re.findall(r"```python\n(.+?)```", README, re.DOTALL)[0]
+    block = next(b for b in PYTHON if b.startswith("import torch"))
     names: dict[str, Any] = {}
     exec(block, names)
     for start, back in zip(names["streams"], names["back"], strict=True):

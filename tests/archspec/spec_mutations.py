@@ -61,12 +61,49 @@ input: {tokens: [5, 8]}
 stages:
   trunk:
     depth: 3
-    coupling: %s
+    coupling: mine
     functions:
-%s
+FUNCTIONS
 head: [pool: mean, linear: classes]
 task: {classify: {classes: 3}}
 """
+FUNCTION = "      {}: [layer_norm, linear: channels, tanh]\n"
+MAP = "      {}: actnorm\n"
+EVERYTHING = """\
+archspec: 1
+name: spec
+summary: All that the shipped specs do without
+input: {tokens: [5, 8]}
+side: {time: {features: [3]}, pull: {tokens: [5, 8]}}
+stages:
+  trunk:
+    depth: 4
+    streams: {x: input, y: "F0(input)", z: zeros}
+    functions:
+      F0: [layer_norm, tanh]
+      F: [layer_norm, attention: {heads: 2}, drop_path: 0.2*layer/(depth - 1)]
+      G: [layer_norm, modulate, mlp: {ratio: 2, dropout: 0.1}]
+      H: [add, scale, linear: {out: channels, bias: false}]
+    maps: {W: invertible_linear, A: actnorm}
+    constants:
+      h: 1/depth
+      gamma: {learn: 0.9, within: [0.5, 0.99], per: channel}
+      sign: {draw: [0.5, -0.5], per: sample, evaluate: 0.25}
+      ramp: 0.5 + 0.4*progress
+    update:
+      - x = W(x)
+      - k := tanh(y)*pull
+      - x = gamma*x + h*F(y) + k
+      - z = sign*z + (1 - sign)*x + H(x, y)
+      - y += ramp*G(x, time)/2
+      - y = A(y)
+      - x, y, z = y, z, x
+    output: (x + y)/2 - z
+    share: false
+head: [pool: mean, linear: classes]
+task: {classify: {classes: 3}}
+"""
+"""A spec of everything that the shipped ones do without."""
 
 
 @cache
@@ -80,19 +117,23 @@ def originals() -> tuple[dict[str, str], ...]:
         found.append({MAIN: dump(ordered(load(path, small).tree))})
     for path in sorted((zoo() / "couplings").glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        functions = {
-            name: f"      {name}: [layer_norm, linear: channels, tanh]"
-            for name in re.findall(r"\b[A-Z]\b", re.findall(r"^functions: (.*)", text, re.M)[0])
-        }
-        stage = STAGE % ("mine", "\n".join(functions.values()))
-        store = "    depth: 3\n    backward: store\n"
+        stage = STAGE.replace(
+            "FUNCTIONS\n", "".join(map(FUNCTION.format, named(text, "functions")))
+        )
+        if maps := named(text, "maps"):
+            stage = stage.replace("head:", "    maps:\n" + "".join(map(MAP.format, maps)) + "head:")
         if path.stem in ("residual", "residual_pair", "euler", "rk4"):
-            stage = stage.replace("    depth: 3\n", store)
+            stage = stage.replace("    depth: 3\n", "    depth: 3\n    backward: store\n")
         found.append({MAIN: stage, "couplings/mine.yaml": text})
         program = re.findall(rf"^(?:{'|'.join(PROGRAM)}):.*\n(?:[ -].*\n)*", text, re.M)
         written = "".join(re.sub("^", "    ", part, flags=re.M).rstrip(" ") for part in program)
         found.append({MAIN: stage.replace("    coupling: mine\n", written)})
-    return tuple(found)
+    return (*found, {MAIN: EVERYTHING})
+
+
+def named(text: str, key: str) -> list[str]:
+    """The functions or maps that a coupling asks for."""
+    return re.findall(r"\w+", "".join(re.findall(rf"^{key}: \[(.*)\]", text, re.M)))
 
 
 # Places in a text ---------------------------------------------------------------------------------
@@ -142,6 +183,7 @@ UPDATES = (
     "x += y[0]", "x += 'y'", "x = (lambda: x)()", "x += __import__('os')", "x += F(*y)", "x == y",
     "x: int = 3", "del x", "x += 1j", "x += 1e400*y", "x += 2**16**2*y", "x += 10**16*10**16*F(y)",
     "x1 += k; x2 += k", "x += F(y,)", "x = x if x else y", "x = x*progress + F(y)", "x +=",
+    "x = W(x)", "x = W(y)", "x += W(y)",
 )  # fmt: skip
 LOOK_ALIKES = str.maketrans(
     "xyacepoihkFG0123456789+-*=:,()[]", "хуасероіһкϜԌ０１２３４５６７８９＋−∗＝：，（）［］"

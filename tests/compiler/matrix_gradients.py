@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from coupling_equations import SPLIT_IN_HALVES
 from matrix_table import row
 from plain_networks import (
     DRAWN,
     LEARNED,
+    MASKED,
     OF_STREAMS,
     PER_CHANNEL,
+    PULLED,
+    TIMED,
     TWO_ARGUMENTS,
     Case,
     Wanted,
@@ -18,11 +22,15 @@ from plain_networks import (
     backward,
     gradients,
     loss_of,
+    normal,
+    seeded,
     stage_spec,
     streams_of,
     trunk,
     value,
 )
+from small_networks import BRANCH
+from torch import Tensor
 from torch.func import functional_call
 
 THEME = "Which gradients"
@@ -205,7 +213,42 @@ def learned_starts(case: Case) -> None:
     assert_as_plain(case, run, streams=streams, functions=functions)
 
 
-@row(THEME, "layers that share their weights")
+@row(THEME, "side inputs: attention masks, times, conditions, with gradients")
+def side_inputs(case: Case) -> None:
+    attending = ["layer_norm", {"attention": {"heads": 3, "masked": True}}]
+    modulated = ["layer_norm", "modulate", {"mlp": 2}]
+    some_hidden = torch.ones(2, 3, 3).tril().bool()
+    for form, layers, name, sizes, given in (
+        (MASKED, attending, "mask", {"tokens": [3, 3]}, normal((2, 3, 3), seeded(3))),
+        (MASKED, attending, "mask", {"tokens": [3, 3]}, some_hidden),
+        (TIMED, modulated, "time", {"features": [4]}, normal((2, 4), seeded(3))),
+        (PULLED, BRANCH, "pull", trunk_shape(case), normal(trunk_sizes(case), seeded(3))),
+    ):
+
+        def run(model: Any, name: str = name, given: Tensor = given) -> Wanted:
+            side = given.clone().requires_grad_(given.is_floating_point())
+            inputs = value().requires_grad_()
+            backward(model(inputs, **{name: side}))
+            return [*gradients(model), inputs.grad, side.grad]
+
+        functions = dict.fromkeys(case.names, layers)
+        assert_as_plain(case, run, form, functions=functions, side={name: sizes})
+
+
+def trunk_shape(case: Case) -> dict[str, Any]:
+    return {"tokens": list(trunk_sizes(case)[1:])}
+
+
+def trunk_sizes(case: Case) -> tuple[int, ...]:
+    return (2, 3, 3 if case.coupling in SPLIT_IN_HALVES else 6)
+
+
+@row(THEME, "layers that share their functions (`share: true`)")
+def shared_functions(case: Case) -> None:
+    assert_as_plain(case, coefficients, LEARNED, share=True, depth=3)
+
+
+@row(THEME, "tied layers")
 def tied_layers(case: Case) -> None:
     def tie(model: Any) -> None:
         first, second = trunk(model).layers

@@ -121,7 +121,7 @@ MODIFIED = "modified by an inplace operation"
     THEME,
     "weights changed before backward",
     {
-        **replayed("an error", CHANGED),
+        **replayed("", CHANGED),
         "store": Refusal("by autograd", MODIFIED),
     },
 )
@@ -142,7 +142,7 @@ def weights_changed(case: Case) -> None:
     THEME,
     "an optimizer step before backward",
     {
-        **replayed("an error", CHANGED),
+        **replayed("", CHANGED),
         "store": Refusal("by autograd", MODIFIED),
     },
 )

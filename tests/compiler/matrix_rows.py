@@ -3,18 +3,27 @@ table."""
 
 from __future__ import annotations
 
-import matrix_functions as _functions  # noqa: F401
-import matrix_gradients as _gradients  # noqa: F401
-import matrix_machinery as _machinery  # noqa: F401
-import matrix_passes as _passes  # noqa: F401
-import matrix_states as _states  # noqa: F401
+import matrix_functions
+import matrix_gradients
+import matrix_machinery
+import matrix_passes
+import matrix_states
+import matrix_table
 from coupling_equations import COUPLINGS
-from matrix_table import ROWS, table
+
+THEMES = (
+    matrix_gradients.THEME,
+    matrix_passes.THEME,
+    matrix_functions.THEME,
+    matrix_states.THEME,
+    matrix_machinery.THEME,
+)
+ROWS = sorted(matrix_table.ROWS, key=lambda row: THEMES.index(row.theme))
 
 
 def page() -> str:
     """The text of docs/matrix.md."""
-    return table(ROWS, len(COUPLINGS))
+    return matrix_table.table(ROWS, len(COUPLINGS))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ class Row:
         if strategy not in self.only:
             return "–"
         refusal = self.refused.get(strategy)
-        return f"refused: {refusal.words}" if refusal else "✓"
+        if refusal is None:
+            return "✓"
+        return f"refused: {refusal.words}" if refusal.words else "refused"
 
 
 ROWS: list[Row] = []

@@ -58,6 +58,9 @@ class Form:
 
 BARE = Form()
 TWO_ARGUMENTS = Form("{F}({x}, tanh({x}))", lambda f, x, values: f(x, torch.tanh(x)))
+MASKED = Form("{F}({x}, mask)", lambda f, x, values: f(x, values["mask"]))
+TIMED = Form("{F}({x}, time)", lambda f, x, values: f(x, values["time"]))
+PULLED = Form("tanh(pull)*{F}({x})", lambda f, x, values: torch.tanh(values["pull"]) * f(x))
 OF_STREAMS = Form("sigmoid({x})*{F}({x})", lambda f, x, values: torch.sigmoid(x) * f(x))
 
 
@@ -113,9 +116,10 @@ class PlainStage(nn.Module):
     def __init__(self, stage: Any, coupling: str, form: Form) -> None:
         super().__init__()
         self.coupling, self.form = coupling, form
-        self.starts, self.layers = stage.starts, stage.layers
+        self.starts = stage.starts
         if hasattr(stage, "shared"):
             self.shared = stage.shared
+        self.layers = stage.layers
 
     def split(self, value: Tensor) -> tuple[Tensor, ...]:
         """The streams by hand: the last one may start from a function."""
@@ -154,12 +158,13 @@ class PlainStage(nn.Module):
             for _ in self.layers
         ]
 
-    def forward(self, *streams: Tensor, draws: Sequence[Any] | None = None) -> Any:
+    def forward(self, *streams: Tensor, draws: Sequence[Any] | None = None, **side: Tensor) -> Any:
         """The equations, layer by layer."""
         draws = self.draw(streams[0]) if draws is None else draws
         for layer, drawn in zip(self.layers, draws, strict=True):
             values = {**self.coefficients(layer, streams[0].dim()), **drawn}
-            functions = Calls(getattr(self, "shared", layer), self.form, values)
+            around = {**values, **side}
+            functions = Calls(getattr(self, "shared", layer), self.form, around)
             own = {name: value for name, value in values.items() if name != "scale"}
             streams = EQUATIONS[self.coupling](functions, *streams, **own)
         return streams
@@ -211,11 +216,11 @@ class PlainNetwork(nn.Module):
         self.stages = nn.ModuleDict({"trunk": stage})
         self.head = model.head
 
-    def forward(self, value: Tensor) -> Tensor:
+    def forward(self, value: Tensor, **side: Tensor) -> Tensor:
         """stem → stage → head."""
         stage = self.stages["trunk"]
         assert isinstance(stage, PlainStage)
-        result: Tensor = self.head(stage.merge(*stage(*stage.split(self.stem(value)))))
+        result: Tensor = self.head(stage.merge(*stage(*stage.split(self.stem(value)), **side)))
         return result
 
 
@@ -226,11 +231,12 @@ def pair(
     dtype: torch.dtype = torch.float64,
     stem: Sequence[Any] = STEM,
     input: Mapping[str, Any] = INPUT,
+    side: Mapping[str, Any] | None = None,
     **keys: Any,
 ) -> tuple[PlainNetwork, Network]:
     """A plain network and a compiled one, with the same weights, and nothing shared."""
     stage = stage_spec(case, form, **keys)
-    plain, model = (network(stage, dtype, stem=stem, input=input) for _ in range(2))
+    plain, model = (network(stage, dtype, stem=stem, input=input, side=side) for _ in range(2))
     return PlainNetwork(plain, case.coupling, form), model
 
 
@@ -246,17 +252,28 @@ def trunk(model: Any) -> Any:
 
 def value(scale: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
     """A batch for `INPUT`."""
-    generator = torch.Generator().manual_seed(7)
-    return (scale * torch.randn(2, 3, 6, generator=generator, dtype=torch.float64)).to(dtype)
+    return scale * normal((2, 3, 6), seeded(7), dtype)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator apart from the global one."""
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def normal(
+    shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Random numbers, the same ones on every device, on the one that is the default."""
+    drawn = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+    return drawn.to(torch.get_default_device(), dtype)
 
 
 def streams_of(model: Any, seed: int = 1) -> list[Tensor]:
     """Random streams for the one stage, all different."""
-    generator = torch.Generator().manual_seed(seed)
-    dtype = next(model.parameters()).dtype
+    generator, dtype = seeded(seed), next(model.parameters()).dtype
     with torch.no_grad():
         like = trunk(model).split(value(dtype=dtype))
-    return [torch.randn(s.shape, generator=generator, dtype=dtype) for s in like]
+    return [normal(stream.shape, generator, dtype) for stream in like]
 
 
 def gradients(model: nn.Module) -> Wanted:
@@ -271,10 +288,10 @@ def backward(outputs: Any, **keys: Any) -> None:
 
 def loss_of(outputs: Any) -> Tensor:
     """Such a loss."""
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     total = torch.zeros(())
     for out in [outputs] if isinstance(outputs, Tensor) else outputs:
-        weights = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)
+        weights = normal(out.shape, generator, out.dtype)
         total = total + (out * weights).sum() + 0.1 * out.square().sum()
     return total
 

@@ -23,9 +23,42 @@ CONSTANTS: dict[str, Any] = {
     "w": {"learn": 0.4},
     "u": {"learn": 0.2, "per": "channel"},
     "d": {"draw": [0.7, -1.25], "per": "sample", "evaluate": 1.0},
+    "p": "0.6 + 0.3*progress",
 }
-SCALES = ("1", "1", "-1", "g", "c", "d", "a", "b", "a*g", "-c/2", "(1 + g**2)/2", "1/(g + 0.4)")
-FACTORS = ("0.5", "h", "-a", "g", "c", "w", "u", "d", "(1 - g)", "w*u", "h**2", "-u", "layer/depth")
+PROGRESS = 0.25
+MAPS = {"A": "actnorm", "W": "invertible_linear"}
+SCALES = (
+    "1",
+    "1",
+    "-1",
+    "g",
+    "c",
+    "d",
+    "a",
+    "b",
+    "a*g",
+    "-c/2",
+    "(1 + g**2)/2",
+    "1/(g + 0.4)",
+    "p",
+)
+FACTORS = (
+    "0.5",
+    "h",
+    "-a",
+    "g",
+    "c",
+    "w",
+    "u",
+    "d",
+    "(1 - g)",
+    "w*u",
+    "h**2",
+    "-u",
+    "layer/depth",
+    "p",
+    "progress",
+)
 ONE_ARGUMENT = ("F", "G", "S")
 TWO_ARGUMENTS = ("J", "P")
 
@@ -74,7 +107,7 @@ class _Writer:
             for name, read in self.read.items()
             if read <= current and target not in {stream for stream, _ in read}
         ]
-        return [s for s in self.streams if s != target] + temporaries
+        return [s for s in self.streams if s != target] + temporaries + ["t"]
 
     def argument(self, names: Sequence[str], depth: int = 0) -> str:
         x, y = self.one(names), self.one(names)
@@ -102,22 +135,20 @@ class _Writer:
         target = self.one(self.streams)
         names = self.readable(target)
         scale = self.one(SCALES)
-        if not names:
-            text = f"{target} = {scale}*{target} + {self.one(FACTORS)}"
-        else:
-            if self.choose(st.integers(0, 3)) == 0:
-                scale = f"exp(tanh({self.call(names)})/2)"
-            rest = self.rest(names)
-            text = self.one(
-                [
-                    f"{target} += {rest}",
-                    f"{target} -= {rest}",
-                    f"{target} = {scale}*{target} + {rest}",
-                    f"{target} = {rest} - {target}*{scale}",
-                    f"{target} = {scale}*({target} + {rest})",
-                    f"{target} *= {scale}",
-                ]
-            )
+        if self.choose(st.integers(0, 3)) == 0:
+            scale = f"exp(tanh({self.call(names)})/2)"
+        rest, map = self.rest(names), self.one(list(MAPS))
+        text = self.one(
+            [
+                f"{target} += {rest}",
+                f"{target} -= {rest}",
+                f"{target} = {scale}*{target} + {rest}",
+                f"{target} = {rest} - {target}*{scale}",
+                f"{target} = {scale}*({target} + {rest})",
+                f"{target} *= {scale}",
+                f"{target} = {map}({target})",
+            ]
+        )
         self.version[target] += 1
         return str(text)
 
@@ -125,9 +156,10 @@ class _Writer:
         names = self.readable(None)
         text = self.rest(names)
         read: set[tuple[str, int]] = set()
-        for other in names:
+        for other in (name for name in names if name != "t"):  # side inputs do not change
             if re.search(rf"\b{other}\b", text):
-                read |= self.read.get(other) or {(other, self.version[other])}
+                own = {(other, self.version[other])} if other in self.version else set()
+                read |= self.read.get(other, own)
         self.read[name] = read
         return f"{name} := {text}"
 
@@ -153,9 +185,10 @@ def _without_unused(update: list[str]) -> list[str]:
 
 @st.composite
 def programs(draw: Any) -> dict[str, Any]:
-    """A stage with everything that the update language has, and the `input` it goes with."""
+    """A stage with everything that the update language has, the `input` it goes with, and the side
+    input `t`, of the same shape, where it is read."""
     kind = draw(st.sampled_from(list(LAYERS)))
-    streams = ["x", "y", "z", "v"][: draw(st.integers(1, 4))]
+    streams = ["x", "y", "z", "v", "w1"][: draw(st.integers(1, 5))]
     writer = _Writer(draw, streams)
     update = []
     for index in range(draw(st.integers(1, 6))):
@@ -171,12 +204,17 @@ def programs(draw: Any) -> dict[str, Any]:
     if "b" in constants:
         constants["g"] = CONSTANTS["g"]
     functions = {n: f for n, f in LAYERS[kind].items() if _used(rf"{n}(?=\()", update)}
+    maps = {n: m for n, m in MAPS.items() if _used(rf"{n}(?=\()", update)}
+    entry = {kind: draw(st.sampled_from(INPUTS[kind]))}
     return {
-        "input": {kind: draw(st.sampled_from(INPUTS[kind]))},
+        "input": entry,
+        "side": {"t": entry} if _used("t", update) else {},
         "stage": {
             "depth": draw(st.integers(1, 3)),
             "streams": dict.fromkeys(streams, "input"),
             "functions": functions,
+            "maps": maps,
+            "share": draw(st.booleans()),
             "constants": constants,
             "update": update,
             "output": " + ".join(streams),
@@ -184,17 +222,38 @@ def programs(draw: Any) -> dict[str, Any]:
     }
 
 
-BUILTIN = {"exp": torch.exp, "tanh": torch.tanh, "sin": torch.sin}
+BUILTIN = {
+    "exp": torch.exp,
+    "tanh": torch.tanh,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "sigmoid": torch.sigmoid,
+}
+
+
+def given_to(stage: Stage, batch: int, like: Tensor) -> dict[str, Any]:
+    """What a stage is called with besides its streams: draws, and its side inputs."""
+    generator = torch.Generator().manual_seed(8)
+    side = {
+        name: torch.randn(batch, *sizes, generator=generator, dtype=torch.float64).to(like.dtype)
+        for name, sizes in stage.facts.side.items()
+    }
+    return {"draws": stage.draw(like), **side}
 
 
 def interpret(
-    stage: Stage, streams: Sequence[Tensor], draws: Sequence[Mapping[str, Tensor]]
+    stage: Stage,
+    streams: Sequence[Tensor],
+    draws: Sequence[Mapping[str, Tensor]],
+    **side: Tensor,
 ) -> Any:
     """Run a stage's program by Python itself, under plain autograd."""
     values = {s.name: value for s, value in zip(stage.plan.streams, streams, strict=True)}
     names, depth = list(values), stage.plan.depth
     for index, (layer, drawn) in enumerate(zip(stage.layers, draws, strict=True)):
-        scope: dict[str, Any] = {**BUILTIN, **dict(layer.named_children()), **values, **drawn}
+        owner = stage.shared if stage.plan.share else layer
+        scope: dict[str, Any] = {**BUILTIN, **dict(owner.named_children()), **values, **drawn}
+        scope |= {"progress": PROGRESS, **side}
         scope |= {"layer": Fraction(index), "depth": Fraction(depth)}
         for name, constant in stage.plan.constants.items():
             if isinstance(constant, Learned):

@@ -25,6 +25,7 @@ def spec(
     input: Mapping[str, Any] | None = None,
     stem: Sequence[Any] = (),
     head: Sequence[Any] | None = None,
+    side: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A spec around one stage; by default on tokens 5×6, mapped to three classes."""
     entry = dict(input or {"tokens": [5, 6]})
@@ -39,6 +40,7 @@ def spec(
         "name": "small",
         "summary": "A network for a test",
         "input": entry,
+        "side": dict(side or {}),
         "stem": list(stem),
         "stages": {"trunk": dict(stage)},
         "head": list(head),

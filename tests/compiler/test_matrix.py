@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from coupling_equations import COUPLINGS, strategies
-from matrix_rows import page
-from matrix_table import ROWS, Row
+from matrix_rows import ROWS, page
+from matrix_table import Row
 from plain_networks import Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
