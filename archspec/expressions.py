@@ -368,13 +368,15 @@ def transform(expression: Expression, change: Callable[[Expression], Expression]
 
 ZERO, ONE = Number(Fraction(0)), Number(Fraction(1))
 MAX_BITS = 1000
+LARGEST = 2**100
+"""Of constants and coefficients: float32 holds it."""
 
 
 def _number(value: Fraction) -> Number:
-    """A constant. Raises OverflowError past 2^100, or past `MAX_BITS` bits of numerator or
+    """A constant. Raises OverflowError past `LARGEST`, or past `MAX_BITS` bits of numerator or
     denominator, so that towers of powers end early."""
     above, below = value.numerator.bit_length(), value.denominator.bit_length()
-    large = above - below >= 100 and abs(value) > 2**100
+    large = above - below >= 100 and abs(value) > LARGEST
     if large or above > MAX_BITS or below > MAX_BITS:
         raise OverflowError("a constant here is too large")
     return Number(value)

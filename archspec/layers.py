@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 from typing_extensions import TypeAliasType
 
+from archspec.expressions import LARGEST
 from archspec.onekey import Kind, OneKey
 from archspec.shapes import Features, Image, Shape, ShapeError, Sizes, Tokens, with_channels
 
@@ -260,6 +261,11 @@ class Scale(Layer):
     kind: Literal["scale"] = "scale"
     shorthand: ClassVar[str] = "init"
     init: float = 1e-4
+
+    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
+        if abs(self.init) > LARGEST:
+            raise ShapeError(f"a factor is at most {LARGEST:g}, on either side of zero")
+        return shape
 
 
 class Concat(Joining):

@@ -91,6 +91,9 @@ def kinds_of(model: type[Kind]) -> tuple[str, ...]:
     return names
 
 
+NO_NESTING = "a stage holds no stages: they follow one another under `stages`"
+
+
 class OneKey:
     """Annotation for a discriminated union of `Kind`s: reads and describes the one-key form."""
 
@@ -117,7 +120,7 @@ class OneKey:
             message = f"expected one {self.what}: its name, or its name with its settings"
             raise _custom("one_key", message, {})
         if kind not in self.models:
-            help = nearest(kind, self.models)
+            help = NO_NESTING if kind in ("stage", "stages") else nearest(kind, self.models)
             raise _custom("unknown_kind", f"there is no {self.what} `{kind}`", {"help": help})
         if content is None:
             return {"kind": kind}

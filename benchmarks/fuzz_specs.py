@@ -92,7 +92,7 @@ class Tally:
     slowest: dict[str, Any] = field(default_factory=lambda: {"seconds": 0.0})
     most_bytes: int = 0
     broken: list[dict[str, Any]] = field(default_factory=list)
-    warned: list[dict[str, Any]] = field(default_factory=list)
+    not_verified: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -104,7 +104,7 @@ class Tally:
             "slowest": self.slowest,
             "most_bytes": self.most_bytes,
             "broken": self.broken,
-            "warned": self.warned,
+            "not_verified": self.not_verified,
         }
 
 
@@ -150,8 +150,8 @@ def try_file(
         built = building.ask(path)
         outcome = built["outcome"]
         checked["problem"] = built.get("problem", "")
-        if outcome == "built, warned and not verified":
-            tally.warned.append({**about, "measured": built["measured"]})
+        if outcome == "built, not verified":
+            tally.not_verified.append({**about, "measured": built["measured"]})
     tally.outcomes[outcome] += 1
     if checked.get("seconds", 0) > MOST_SECONDS:
         return f"took {checked['seconds']:.2f} s"
@@ -255,7 +255,7 @@ def builder(pipe: Connection) -> None:
     from compiler.network import build
     from compiler.resolve import resolve
     from compiler.summary import summarise
-    from compiler.verify import verify
+    from compiler.verify import FLOAT64_TOLERANCE, verify
 
     torch.set_num_threads(1)
 
@@ -269,17 +269,22 @@ def builder(pipe: Connection) -> None:
         network = build(plan)
         summary = summarise(network, verify(network))
         json.dumps(summary.as_dict(), allow_nan=False)
-        if not plan.side:
-            logits = network.eval()(torch.randn(2, *plan.input.sizes))
-            assert logits.shape == (2, plan.classes)
-        assert summary.verification is not None
-        if summary.verification["passed"]:
+        side = {s.name: torch.randn(2, *s.shape.sizes) for s in plan.side}
+        logits = network.eval()(torch.randn(2, *plan.input.sizes), **side)
+        assert logits.shape == (2, plan.classes)
+        found = summary.verification
+        assert found is not None
+        if found["passed"]:
             return {"outcome": "built and verified"}
-        measured = {k: v for k, v in summary.as_dict()["verification"].items() if k != "stages"}
-        warnings = [stage.warning for stage in summary.stages if stage.warning]
-        if warnings:
-            return {"outcome": "built, warned and not verified", "measured": measured}
-        return {"outcome": "broken", "problem": f"not verified, without a warning: {measured}"}
+        # `archspec build` says so, and ends with exit code 1. It is right to where the inverse
+        # amplifies rounding, of which it warns, or float32 alone is not enough.
+        double = [found[f"{name}_error_float64"] for name in ("roundtrip", "gradient")]
+        warned = any(stage.warning for stage in summary.stages)
+        if warned or all(error is None or error <= FLOAT64_TOLERANCE for error in double):
+            plain = summary.as_dict()["verification"]
+            measured = {name: plain[name] for name in found if name != "stages"}
+            return {"outcome": "built, not verified", "measured": {"warned": warned, **measured}}
+        return {"outcome": "broken", "problem": f"not verified, without a reason: {found}"}
 
     serve(pipe, answer)
 

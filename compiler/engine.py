@@ -259,7 +259,9 @@ def _uncompiled(function: AnyFunction) -> AnyFunction:
         if not torch.compiler.is_compiling():
             return function(*arguments)
         if not disabled:
-            disabled.append(torch.compiler.disable(function))
+            reason = "a stage sets hooks on saved tensors, which do not compile"
+            hidden = torch.compiler.disable(function, reason=reason)  # type: ignore[no-untyped-call]
+            disabled.append(hidden)
         return disabled[0](*arguments)
 
     return cast(AnyFunction, either)
@@ -837,9 +839,7 @@ def _needing_grad(leaves: Sequence[Tensor], flags: Sequence[bool]) -> Iterator[N
     """Let parameters require gradients as they did in the forward pass: one that was frozen, or
     thawed, since must not change what a replay saves."""
     changed = [
-        (leaf, flag)
-        for leaf, flag in zip(leaves, flags, strict=True)
-        if leaf.requires_grad != flag
+        (leaf, flag) for leaf, flag in zip(leaves, flags, strict=True) if leaf.requires_grad != flag
     ]
     try:
         for leaf, flag in changed:

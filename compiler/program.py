@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from archspec.expressions import (
     ELEMENTWISE,
+    LARGEST,
     MAX_LENGTH,
     RESERVED,
     STRUCTURAL,
@@ -149,6 +150,8 @@ def _check_constants(
     """Check every constant at every layer."""
     before = len(mistakes.found)
     for name, constant in constants.items():
+        if isinstance(constant, (Learned, Drawn)):
+            _check_size(constant, (*path, name), mistakes)
         if isinstance(constant, Learned):
             _check_learned(constant, (*path, name), mistakes)
         elif isinstance(constant, Expression):
@@ -167,6 +170,18 @@ def _check_constants(
     except ArithmeticError as error:
         what = "divides by zero" if isinstance(error, ZeroDivisionError) else "grows too large"
         mistakes.key("E206", f"a constant {what} at layer {layer}", path)
+
+
+def _check_size(constant: Learned | Drawn, path: Path, mistakes: Mistakes) -> None:
+    """Coefficients are tensors of float32, which end soon after the largest constant."""
+    if isinstance(constant, Learned):
+        values = {"learn": (constant.learn,), "within": constant.within or ()}
+    else:
+        values = {"draw": constant.draw, "evaluate": (constant.evaluate,)}
+    for key, found in values.items():
+        if any(abs(value) > LARGEST for value in found):
+            message = f"a coefficient is at most {LARGEST:g}, on either side of zero"
+            mistakes.value("E206", message, (*path, key))
 
 
 def _check_learned(learned: Learned, path: Path, mistakes: Mistakes) -> None:

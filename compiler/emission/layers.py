@@ -22,6 +22,7 @@ from compiler.self_check import TAKEN
 from compiler.stage import LayerModule, Stage, channel_shape, learned, like
 from compiler.summary import inverse_text
 
+
 def variable(name: str) -> str:
     """The variable that holds a stream, temporary, coefficient or side input."""
     return f"{name}_" if name in TAKEN else name

@@ -301,6 +301,7 @@ def after_an_error(case: Case, error: type[BaseException], replaying: bool) -> N
             function.error = None
             model.zero_grad()
             assert torch.is_grad_enabled()
+            assert not archspec.is_replaying()
         torch.manual_seed(6)
         return in_stage(model)
 

@@ -122,6 +122,23 @@ def frozen_layers(case: Case) -> None:
         assert_as_plain(case, run)
 
 
+@row(THEME, "frozen or thawed between forward and backward")
+def frozen_later(case: Case) -> None:
+    def run(model: Any) -> Wanted:
+        stage, inputs = trunk(model), value().requires_grad_()
+        stage.requires_grad_(False)
+        loss = loss_of(model(inputs))
+        stage.requires_grad_(True)
+        loss.backward()
+        loss = loss_of(model(inputs))
+        stage.layers[1].requires_grad_(False)
+        loss.backward()
+        assert not any(p.requires_grad for p in stage.layers[1].parameters())
+        return [*gradients(model), inputs.grad]
+
+    assert_as_plain(case, run, LEARNED)
+
+
 @row(THEME, "some streams without a gradient")
 def some_streams(case: Case) -> None:
     def run(model: Any) -> Wanted:

@@ -140,7 +140,7 @@ def said(update: str, constants: dict[str, Any], **stage: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("evaluate", "invertible"), [(0, False), (1e-9, False), (1e40, False), (0.5, True), (-1, True)]
+    ("evaluate", "invertible"), [(0, False), (1e-9, False), (1e30, False), (0.5, True), (-1, True)]
 )
 def test_a_factor_may_vanish_in_evaluation_alone(evaluate: float, invertible: bool) -> None:
     gamma = {"draw": [0.5, -0.5], "evaluate": evaluate}
@@ -264,3 +264,21 @@ def test_draws_with_too_many_combinations_are_refused_at_once() -> None:
 )
 def test_a_learned_constant_starts_well_inside_its_range(learned: Any, message: str) -> None:
     assert message in said("x += g*F(y)", {"g": learned})
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [
+        {"learn": 1e308},
+        {"learn": 0.5, "within": [-1.5e30, 1.5e30]},
+        {"draw": [1, -1e39], "evaluate": 1},
+        {"draw": [1], "evaluate": 1e308},
+    ],
+)
+def test_a_coefficient_that_float32_cannot_hold_is_refused(constant: Any) -> None:
+    assert "E206] a coefficient is at most 1.26765e+30" in said("x += g*F(y)", {"g": constant})
+
+
+def test_a_layer_scale_that_float32_cannot_hold_is_refused() -> None:
+    error = said("x += F(y)", {}, functions={"F": [{"scale": -1e308}]})
+    assert "E401] `scale` does not fit here: a factor is at most 1.26765e+30" in error
