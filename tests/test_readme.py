@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from archspec.loading import load, zoo
+from archspec.tree import MAX_CHARACTERS, MAX_NODES
 from compiler.emission import emit
 from compiler.resolve import resolve
 
@@ -57,6 +58,26 @@ def test_the_emitted_layer_is_quoted() -> None:
     lines = {line.strip() for line in emit(resolve(loaded), loaded.spec).splitlines()}
     block = next(b for b in PYTHON if b.startswith("def forward"))
     assert [line for line in block.splitlines() if line.strip() not in lines] == []
+
+
+def test_the_language_quotes_the_fuzz_run_and_its_limits() -> None:
+    language = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+    path = ROOT / "benchmarks" / "results" / "fuzz_specs.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    outcomes, most = run["outcomes"], f"{run['most_bytes'] / 1e6:.0f} MB to check"
+    small = outcomes["built and verified"] + outcomes["built, not verified"]
+    assert run["broken"] == []
+    assert sum(outcomes.values()) == run["count"] >= 10_000
+    for quoted in (
+        f"Of {run['count']:,} mutated spec files (`{run['command']}`",
+        f"{outcomes['refused']:,} were refused with a place for every mistake",
+        f"of the {outcomes['accepted'] + small:,} accepted, {small:,} were small enough",
+        f"of which {outcomes['built and verified']:,} were verified",
+        f"and {outcomes['built, not verified']} failed their verification",
+        f"none took longer than {run['slowest']['seconds']:.2f} s or more than {most}",
+        f"at most {MAX_CHARACTERS:,} characters and {MAX_NODES:,} values together",
+    ):
+        assert quoted in language, quoted
 
 
 def test_the_python_example_runs() -> None:

@@ -23,6 +23,7 @@ from plain_networks import (
     gradients,
     loss_of,
     normal,
+    same_draws,
     seeded,
     stage_spec,
     streams_of,
@@ -73,14 +74,7 @@ def autograd_grad(case: Case) -> None:
         assert all(t.grad is None for t in wanted)  # others are left alone
         return [*each, *of_one_graph, *together]
 
-    assert_as_plain(case, run, change=without_draws)
-
-
-def without_draws(model: Any) -> None:
-    """Let BDIA draw the same signs in every pass, so that passes can be compared."""
-    stage = trunk(model)
-    draws = stage.draw(streams_of(model)[0])
-    stage.draw = lambda like: draws
+    assert_as_plain(case, run, change=same_draws)
 
 
 @row(THEME, "`functional_call` with new values")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from matrix_table import row
+from matrix_table import replayed, row
 from plain_networks import (
     Case,
     Wanted,
@@ -16,8 +16,7 @@ from plain_networks import (
     gradients,
     is_plain,
     loss_of,
-    streams_of,
-    trunk,
+    same_draws,
     value,
 )
 from torch import Tensor
@@ -26,13 +25,6 @@ from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
 THEME = "Machinery around a model"
-
-
-def same_draws(model: Any) -> None:
-    """Let BDIA draw the same signs in every pass: vmap would want to know how to draw."""
-    stage = trunk(model)
-    draws = stage.draw(streams_of(model)[0])
-    stage.draw = lambda like: draws
 
 
 # torch.func: hooks on saved tensors do not work there, so that stages store their activations.
@@ -86,17 +78,25 @@ def forward_mode(case: Case) -> None:
 
 @row(THEME, "batched gradients (`is_grads_batched`)")
 def batched_gradients(case: Case) -> None:
-    def run(model: Any) -> Wanted:
-        inputs = value().requires_grad_()
-        out = model(inputs).sum(0)
-        wanted = [inputs, *model.parameters()]
-        return list(
-            torch.autograd.grad(
-                out, wanted, torch.eye(3, dtype=torch.float64), is_grads_batched=True
-            )
-        )
+    assert_as_plain(case, batched)
 
-    assert_as_plain(case, run)
+
+def batched(model: Any) -> Wanted:
+    inputs = value().requires_grad_()
+    out = model(inputs).sum(0)
+    wanted = [inputs, *model.parameters()]
+    each = torch.eye(3, dtype=torch.float64)
+    return list(torch.autograd.grad(out, wanted, each, is_grads_batched=True))
+
+
+@row(
+    THEME,
+    "batched gradients through dropout",
+    replayed("vmap draws no random numbers", "random operations inside of vmap"),
+)
+def batched_gradients_of_dropout(case: Case) -> None:
+    layers = ["layer_norm", {"mlp": {"ratio": 2, "dropout": 0.3}}]
+    assert_as_plain(case, batched, functions=dict.fromkeys(case.names, layers))
 
 
 @row(THEME, "an outer checkpoint, of either kind")

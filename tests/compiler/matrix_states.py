@@ -20,6 +20,7 @@ from plain_networks import (
     loss_of,
     normal,
     pair,
+    same_draws,
     seeded,
     streams_of,
     trunk,
@@ -55,13 +56,6 @@ def no_grad(case: Case) -> None:
             return [model(value()), *trunk(model)(*streams_of(model))]
 
     assert_as_plain(case, run, change=same_draws)
-
-
-def same_draws(model: Any) -> None:
-    """Let BDIA draw the same signs in every pass."""
-    stage = trunk(model)
-    draws = stage.draw(streams_of(model)[0])
-    stage.draw = lambda like: draws
 
 
 @row(THEME, "evaluation mode, with gradients")

@@ -276,6 +276,13 @@ def streams_of(model: Any, seed: int = 1) -> list[Tensor]:
     return [normal(stream.shape, generator, dtype) for stream in like]
 
 
+def same_draws(model: Any) -> None:
+    """Let BDIA draw the same signs in every pass, so that passes can be compared."""
+    stage = trunk(model)
+    draws = stage.draw(streams_of(model)[0])
+    stage.draw = lambda like: draws
+
+
 def gradients(model: nn.Module) -> Wanted:
     """What has been accumulated."""
     return [parameter.grad for parameter in model.parameters()]

@@ -134,6 +134,43 @@ def test_a_compiled_training_step(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_compiled_autograd(strategy: str) -> None:
+    model = model_of(strategy)
+    wanted = step(model, model)
+
+    @torch.compile(backend="eager")
+    def training_step(inputs: Tensor) -> Tensor:
+        out: Tensor = model(inputs)
+        (out.square().sum() + out.sin().sum()).backward()
+        return out.detach()
+
+    model.zero_grad()
+    inputs = value(dtype=torch.float32).requires_grad_()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        out = training_step(inputs)
+    found = [out, inputs.grad, *gradients(model)]
+    assert_as_eager([t for t in found if t is not None], wanted)
+
+
+def test_a_graph_without_breaks_is_refused_with_a_reason() -> None:
+    model = model_of("reversible")
+    compiled = torch.compile(model, backend="eager")
+    compiled(value(dtype=torch.float32))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="hooks on saved tensors"):
+        torch.compile(model, backend="eager", fullgraph=True)(value(dtype=torch.float32))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_export(strategy: str) -> None:
+    model = model_of(strategy).eval()
+    inputs = value(dtype=torch.float32)
+    with torch.no_grad():
+        exported = torch.export.export(model, (inputs,))
+        assert error(exported.module()(inputs), model(inputs)) < 1e-6
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_dropout(strategy: str) -> None:
     """A compiled function draws the same numbers in its replay."""
     layers = ["layer_norm", {"mlp": {"ratio": 2, "dropout": 0.5}}]
