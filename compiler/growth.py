@@ -27,7 +27,8 @@ from archspec.expressions import (
 )
 from archspec.maps import Squeeze, Unsqueeze
 from archspec.spec import Learned
-from compiler.constants import NUMBERS, drawn_combinations, fixed_values
+from compiler.canonical import reads
+from compiler.constants import NUMBERS, drawn_combinations, fixed_values, leaves
 from compiler.plan import Affine, Constant, Mapped, Permutation, StagePlan, Temporary
 
 FLOAT32_STEP = 2.0**-24
@@ -100,16 +101,23 @@ def _reads_streams(step: Affine, plan: StagePlan) -> bool:
 
 
 def _stability(plan: StagePlan, values: Mapping[str, float]) -> Stability:
-    streams = [stream.name for stream in plan.streams]
-    inverse = torch.eye(len(streams), dtype=torch.float64)
-    bits = 0.0
-    for layer in range(plan.depth):
-        matrix = layer_matrix(plan, layer, values)
+    layers = range(plan.depth if _reads_layer(plan) else 1)
+    matrices = [layer_matrix(plan, layer, values) for layer in layers]
+    repeated = plan.depth // len(matrices)
+    inverse = torch.eye(len(plan.streams), dtype=torch.float64)
+    for matrix in matrices:
         inverse = inverse @ torch.linalg.inv(matrix)
-        bits -= math.log2(abs(float(torch.linalg.det(matrix))))
+    inverse = torch.linalg.matrix_power(inverse, repeated)
+    bits = -sum(math.log2(abs(float(torch.linalg.det(m)))) for m in matrices) * repeated
     finite = bool(torch.isfinite(inverse).all())
     growth = float(torch.linalg.matrix_norm(inverse, ord=2)) if finite else math.inf
     return Stability(growth, max(0.0, bits))
+
+
+def _reads_layer(plan: StagePlan) -> bool:
+    """Whether the program is another in every layer."""
+    read = frozenset(name for step in plan.steps for name in reads(step))
+    return any("layer" in leaves(Name(name), plan.constants) for name in read)
 
 
 def layer_matrix(plan: StagePlan, layer: int, coefficients: Mapping[str, float]) -> Tensor:

@@ -135,9 +135,10 @@ def _warning(
         )
     gain = measured.perturbation_gain if measured else None
     if gain is not None and not gain * FLOAT32_STEP <= DRIFT_WARNING:
+        times = f"{gain:.3g} times" if math.isfinite(gain) else "beyond all numbers"
         return (
-            f"the inverse of stage {plan.name} was measured to enlarge a small change {gain:.3g} "
-            f"times: float32 streams will drift, and gradients with them. {advice}"
+            f"the inverse of stage {plan.name} was measured to enlarge a small change {times}: "
+            f"float32 streams will drift, and gradients with them. {advice}"
         )
     return None
 

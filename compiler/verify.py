@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from archspec.shapes import Shape
 from compiler.network import Network
 from compiler.stage import Stage
 
@@ -86,16 +87,21 @@ def _measure(stage: Stage, dtype: torch.dtype, batch: int, seed: int) -> _Measur
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         trial = copy.deepcopy(stage).to("cpu", dtype)
-        streams = [torch.randn(batch, *s.shape.sizes, dtype=dtype) for s in stage.plan.streams]
-        side = {s.name: torch.randn(batch, *s.shape.sizes, dtype=dtype) for s in stage.plan.side}
+        # Drawn in double precision, so that both precisions see the same.
+        streams = [_random(batch, s.shape, dtype) for s in stage.plan.streams]
+        side = {s.name: _random(batch, s.shape, dtype) for s in stage.plan.side}
         invertible = stage.backward == "reversible"
         roundtrip, gain = _roundtrip(trial, streams, side) if invertible else (None, None)
         gradient = None
         if stage.backward != "store":
-            entry = torch.randn(batch, *stage.plan.input.sizes, dtype=dtype)
+            entry = _random(batch, stage.plan.input, dtype)
             started = [stream.detach() for stream in trial.start(entry)]
             gradient = worst(_gradient_error(trial, s, side, seed) for s in (streams, started))
     return _Measured(roundtrip, gain, gradient)
+
+
+def _random(batch: int, shape: Shape, dtype: torch.dtype) -> Tensor:
+    return torch.randn(batch, *shape.sizes, dtype=torch.float64).to(dtype)
 
 
 def worst(errors: Iterable[float]) -> float:

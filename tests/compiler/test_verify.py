@@ -135,7 +135,7 @@ def test_the_inverse_of_a_program_with_temporaries_is_a_program() -> None:
 
 
 def test_json_has_no_infinities() -> None:
-    settings = ["stages.trunk.constants.gamma=0.1", "stages.trunk.depth=400"]
+    settings = ["stages.trunk.constants.gamma=0.001", "stages.trunk.depth=120"]
     plain = summarise(archspec.build("momrev_vit_digits", settings), None).as_dict()
     json.dumps(plain, allow_nan=False)
 
