@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeVar
 
-from archspec.expressions import ExpressionError, Number, fold, names, parse_expression
+from archspec.expressions import Number, fold, names
+from archspec.parsing import ExpressionError, parse_expression
 
 
 @dataclass(frozen=True)

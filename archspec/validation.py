@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
-from archspec.expressions import COMMA
 from archspec.layers import MODULE_NAME
+from archspec.parsing import COMMA
 from archspec.spec import FILE_NAME
 from archspec.tree import Node, Path, is_text
 

@@ -10,13 +10,11 @@ from typing import TypeVar
 from archspec.expressions import (
     ELEMENTWISE,
     LARGEST,
-    MAX_LENGTH,
     RESERVED,
     STRUCTURAL,
     Assign,
     Call,
     Expression,
-    ExpressionError,
     Let,
     Name,
     Permute,
@@ -24,11 +22,10 @@ from archspec.expressions import (
     Statement,
     calls,
     names,
-    parse_expression,
-    parse_statement,
     subexpressions,
 )
 from archspec.layers import Layer
+from archspec.parsing import MAX_LENGTH, ExpressionError, parse_expression, parse_statement
 from archspec.spec import Drawn, Learned, Stage
 from archspec.tree import Path
 from compiler.canonical import map_of

@@ -14,7 +14,6 @@ from archspec.expressions import (
     Binary,
     Call,
     Expression,
-    ExpressionError,
     Let,
     Name,
     Negative,
@@ -24,11 +23,10 @@ from archspec.expressions import (
     calls,
     fold,
     names,
-    parse_expression,
-    parse_statement,
     show,
     subexpressions,
 )
+from archspec.parsing import ExpressionError, parse_expression, parse_statement
 
 # Printing and reading ----------------------------------------------------------------------------
 

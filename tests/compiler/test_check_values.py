@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from one_stage import stage_plan
 
 from archspec.diagnostics import SpecError
-from archspec.expressions import (
-    Binary,
-    Call,
-    Expression,
-    Name,
-    Negative,
-    Number,
-    Power,
-    parse_expression,
-    show,
-)
+from archspec.expressions import Binary, Call, Expression, Name, Negative, Number, Power, show
+from archspec.parsing import parse_expression
 from compiler.constants import REALS, Interval, interval
 
 # Interval arithmetic -----------------------------------------------------------------------------

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 from one_stage import spec
 
 from archspec.diagnostics import SpecError
-from archspec.expressions import (
-    Assign,
-    Binary,
-    Expression,
-    Name,
-    Negative,
-    Number,
-    names,
-    parse_statement,
-    show,
-)
+from archspec.expressions import Assign, Binary, Expression, Name, Negative, Number, names, show
 from archspec.loading import load, read_file, zoo
+from archspec.parsing import parse_statement
 from compiler.canonical import NotAffineError, canonical, lift_calls, split, unlift
 from compiler.plan import Affine, General, Permutation, Temporary
 from compiler.resolve import resolve
