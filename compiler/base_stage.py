@@ -98,9 +98,8 @@ class BaseStage(nn.Module):
     def split(self, value: Tensor) -> tuple[Tensor, ...]:
         """The stage's input (B, …) → its streams."""
         entry: Tensor = self.transition(value)
-        kind = entry.device.type
-        can_autocast = torch.amp.is_autocast_available(kind)
-        if entry.dtype in HALF and can_autocast and torch.is_autocast_enabled(kind):
+        kind = entry.device.type  # the meta device knows no autocast
+        if entry.dtype in HALF and kind != "meta" and torch.is_autocast_enabled(kind):
             entry = entry.float()  # autocast is for residual functions; streams keep fp32
         return self.start(entry)
 

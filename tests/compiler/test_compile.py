@@ -21,7 +21,7 @@ CASE = "momentum_pair"
 pytestmark = [
     # PyTorch's own, of Dynamo looking at what it resumes with.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script`"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script"),
 ]
 
 
