@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints
 from typing_extensions import TypeAliasType
 
 from archspec.expressions import LARGEST
+from archspec.maps import AS_MAP
 from archspec.onekey import Kind, OneKey
 from archspec.shapes import Features, Image, Shape, ShapeError, Sizes, Tokens, with_channels
 
@@ -425,6 +426,6 @@ LayerEntry = TypeAliasType(  # a name of its own, so that the JSON schema descri
     "LayerEntry",
     Annotated[
         Annotated[AnyLayer, Field(discriminator="kind")],
-        OneKey("layer", *AnyLayer.__args__),
+        OneKey("layer", *AnyLayer.__args__, elsewhere=AS_MAP),
     ],
 )

@@ -52,8 +52,11 @@ def load(
     """Load a spec: a path, the name of a shipped one, a dict, or a `Spec`.
 
     `settings` are texts `path.to.key=value`, applied after inheritance; `allow_modules` are the
-    packages whose modules the spec may name, which runs their code. Raises `SpecError`.
+    packages whose modules the spec may name, which runs their code. One of them may be given
+    without a list. Raises `SpecError`.
     """
+    settings = (settings,) if isinstance(settings, str) else settings
+    allow_modules = (allow_modules,) if isinstance(allow_modules, str) else allow_modules
     if isinstance(what, Spec):
         what = what.model_dump(mode="json", exclude_unset=True)
     files = _Files()
@@ -129,13 +132,18 @@ def find(name: str, folder: Path, at: Span | None, kind: str = "") -> Path:
             return given
         help = _near(given.stem, given.parent, shipped)
         raise SpecError([Diagnostic("E501", f"there is no file {name}", at, help)])
-    asking = Path(at.source.name).resolve() if at else None
+    asking, found_itself = Path(at.source.name).resolve() if at else None, False
     for place in (folder / kind, folder, shipped):
         candidate = place / f"{name}.yaml"
         allowed = at is None or re.fullmatch(FILE_NAME, name)
-        # A spec may extend the shipped one of its own name.
-        if allowed and _is_file(candidate) and candidate.resolve() != asking:
-            return candidate
+        if allowed and _is_file(candidate):
+            # A spec may extend the shipped one of its own name.
+            if candidate.resolve() != asking:
+                return candidate
+            found_itself = True
+    if found_itself and not kind:
+        message = f"`extends` goes round in a circle: {name} → {name}"
+        raise SpecError([Diagnostic("E502", message, at)])
     what = kind.removesuffix("s") or "spec"
     help = _near(name, folder / kind, shipped)
     raise SpecError([Diagnostic("E501", f"there is no {what} `{name}`", at, help)])
@@ -199,7 +207,8 @@ def _check_setting(tree: Node, over: Node) -> None:
     if "stages" in tree.map and "stages" in over.map:
         known, stages = tree.map["stages"].map, over.map["stages"]
         for name, stage in stages.map.items():
-            if name not in known and not {"depth", "functions"} <= set(stage.map):
+            parts = {"functions", "maps"} & set(stage.map)
+            if name not in known and not ("depth" in stage.map and parts):
                 help = nearest(name, known)
                 message = f"there is no stage `{name}`"
                 raise SpecError([Diagnostic("E503", message, stages.keys[name], help)])
@@ -265,9 +274,9 @@ def _misuses(stage: Node, coupling: Coupling) -> Iterator[Diagnostic]:
         yield from _unknown(overrides, known, f"{part} of coupling {coupling.coupling}")
     given = stage.map.get("functions")
     for function in coupling.functions:
-        if given is not None and function not in given.map:
+        if given is None or function not in given.map:
             message = f"coupling {coupling.coupling} needs the function `{function}`"
-            yield Diagnostic("E505", message, stage.keys["functions"])
+            yield Diagnostic("E505", message, stage.keys["functions" if given else "coupling"])
     maps = stage.map.get("maps")
     for name in coupling.maps:
         if maps is None or name not in maps.map:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from typing_extensions import TypeAliasType
 
-from archspec.onekey import Kind, OneKey
+from archspec.onekey import Kind, OneKey, kinds_of
 from archspec.shapes import Image, Shape, ShapeError, elements
 
 
@@ -61,6 +61,11 @@ class Unsqueeze(InvertibleMap):
 
 
 AnyMap = ActNorm | InvertibleLinear | Squeeze | Unsqueeze
+AS_MAP = dict.fromkeys(
+    (kind for model in AnyMap.__args__ for kind in kinds_of(model)),
+    "an invertible map: it is declared under `maps`, and used as `x = W(x)`",
+)
+"""What is said of a map's kind where no map can be."""
 MapEntry = TypeAliasType(
     "MapEntry",
     Annotated[

@@ -6,6 +6,7 @@ their field `kind`, and a class variable `shorthand` names the field that a bare
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
 from pydantic import (
@@ -59,7 +60,9 @@ def _with_suggestion(detail: ErrorDetails, keys: list[str]) -> InitErrorDetails:
     context: dict[str, Any] = detail.get("ctx", {})
     if kind == "extra_forbidden" and len(detail["loc"]) == 1:
         key = str(detail["loc"][0])
-        kind = _custom("unknown_key", f"unknown key `{key}`", {"help": nearest(key, keys)})
+        nested = key in NESTED and "stages" not in keys
+        help = NO_NESTING if nested else nearest(key, keys)
+        kind = _custom("unknown_key", f"unknown key `{key}`", {"help": help})
     elif kind in _OWN_ERRORS:
         kind = _custom(kind, detail["msg"], context)
     return InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"], ctx=context)
@@ -91,14 +94,22 @@ def kinds_of(model: type[Kind]) -> tuple[str, ...]:
     return names
 
 
+MAX_CHOICES = 8
+"""So many kinds are named where one is missing."""
+NESTED = ("stage", "stages")
 NO_NESTING = "a stage holds no stages: they follow one another under `stages`"
 
 
 class OneKey:
-    """Annotation for a discriminated union of `Kind`s: reads and describes the one-key form."""
+    """Annotation for a discriminated union of `Kind`s: reads and describes the one-key form.
 
-    def __init__(self, what: str, *models: type[Kind]) -> None:
-        self.what = what
+    `elsewhere` has names that belong in another place, with what is said of them.
+    """
+
+    def __init__(
+        self, what: str, *models: type[Kind], elsewhere: Mapping[str, str] | None = None
+    ) -> None:
+        self.what, self.elsewhere = what, elsewhere or {}
         self.models = {kind: model for model in models for kind in kinds_of(model)}
 
     def __get_pydantic_core_schema__(
@@ -118,9 +129,12 @@ class OneKey:
             ((kind, content),) = value.items()
         else:
             message = f"expected one {self.what}: its name, or its name with its settings"
-            raise _custom("one_key", message, {})
+            few = len(self.models) <= MAX_CHOICES
+            choices = ", ".join(f"`{kind}`" for kind in self.models)
+            raise _custom("one_key", message, {"help": f"one of {choices}"} if few else {})
         if kind not in self.models:
-            help = NO_NESTING if kind in ("stage", "stages") else nearest(kind, self.models)
+            help = NO_NESTING if kind in NESTED else nearest(kind, self.models)
+            help = self.elsewhere.get(kind, help)
             raise _custom("unknown_kind", f"there is no {self.what} `{kind}`", {"help": help})
         if content is None:
             return {"kind": kind}

@@ -40,9 +40,14 @@ MAX_NESTING = 60
 
 COMMA = "inside { } or [ ], a text with a comma in it is written in quotes"
 """What to do where YAML has cut a text in two."""
+TIMES = "multiplication is written `*`"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
 _ODD = re.compile(r"[^\t -~]|[#;\\]")
+_PRODUCT = re.compile(
+    r"\)\s*(?!(?:if|else|for|in|is|and|or|not)\b)[\w(]"  # what follows a bracket
+    r"|(?<![\w.])(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?![eE][-+]?[0-9])[A-Za-z_(]"  # or a number
+)
 _LET = re.compile(r"\s*([^\W\d]\w*)\s*:=")
 
 _OPERATORS: Mapping[type[ast.operator], Operator] = {
@@ -106,7 +111,9 @@ def _parse(text: str, mode: Literal["eval", "exec"]) -> ast.AST:
     except SyntaxError as error:
         at = lead + max(0, (error.offset or 1) - 1)
         problem = error.msg.split(". ")[0]
-        help = COMMA if "never closed" in problem else ""
+        help = TIMES if _PRODUCT.search(text) else ""
+        if "never closed" in problem:
+            help = f"close this `{problem[1]}`; {COMMA}"
         raise ExpressionError(f"not readable: {problem}", at, at + 1, help) from None
     except (ValueError, RecursionError, MemoryError):
         raise ExpressionError("not readable as an update", 0, len(text)) from None
@@ -205,6 +212,8 @@ class _Converter:
         help = "it has numbers, names, + - * / **, and calls such as F(x)"
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor):
             help = "powers are written `**`"
+        elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Name | ast.Attribute):
+            help = TIMES
         return self.refusal(node, f"`{written}` is not of the update language", help)
 
     def number(self, node: ast.Constant) -> Fraction:

@@ -114,7 +114,7 @@ class Stage(Model):
     functions of them, such as `input + F0(input)`."""
     functions: dict[
         FunctionName, Annotated[tuple[LayerEntry, ...], Field(strict=False, min_length=1)]
-    ]
+    ] = Field({})
     """Residual functions, each a list of layers."""
     maps: dict[FunctionName, MapEntry] = Field({}, max_length=64)
     """Invertible maps of one stream, for updates such as `x = W(x)`."""
@@ -136,6 +136,8 @@ def _whole(value: object) -> object:
     """Of `true` and `1.0`, which are equal to 1, neither is a version."""
     if type(value) is not int:
         raise PydanticCustomError("int_type", "Input should be a valid integer")
+    if value != 1:
+        raise ValueError(f"this archspec reads version 1, found `{value}`")
     return value
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from archspec.diagnostics import Diagnostic, Source, Span, SpecError
+from archspec.parsing import COMMA
 
 MAX_CHARACTERS = 100_000
 MAX_NODES = 6_000
@@ -155,6 +156,11 @@ def is_text(written: str) -> bool:
     return not any(kind.match(written) for kind in (_NULL, _BOOLEAN, _INTEGER, _FLOAT))
 
 
+def is_cut(key: str) -> bool:
+    """Whether a key looks like what is left of a text that YAML has cut at its commas."""
+    return key.endswith(")") or key.isdigit()
+
+
 class _Composer(yaml.SafeLoader):
     """PyYAML's, without tags and no deeper than `MAX_NESTING`."""
 
@@ -220,7 +226,8 @@ class _Converter:
             elif key == "<<":
                 self.error(at, "merge keys are not used in specs", "write `extends:` instead")
             elif key in entries:
-                self.error(at, f"the key `{key}` stands twice", f"first at {keys[key]}", "E102")
+                help = COMMA if is_cut(key) else f"first at {keys[key]}"
+                self.error(at, f"the key `{key}` stands twice", help, "E102")
             else:
                 keys[key] = at
                 entries[key] = self.convert(value_node, inner)

@@ -10,9 +10,10 @@ from pydantic_core import ErrorDetails
 
 from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
 from archspec.layers import MODULE_NAME
+from archspec.onekey import NESTED, NO_NESTING
 from archspec.parsing import COMMA
 from archspec.spec import FILE_NAME
-from archspec.tree import Node, Path, is_text
+from archspec.tree import Node, Path, is_cut, is_text
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -100,7 +101,7 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
     if kind == "unknown_kind":
         return Diagnostic("E106", first["msg"], span, context.get("help", ""))
     if kind in ("one_key", "no_shorthand", "kind_written"):
-        return Diagnostic("E105", first["msg"], span)
+        return Diagnostic("E105", first["msg"], span, context.get("help", ""))
     if kind == "literal_error":
         choices = context.get("expected", "").replace(" or ", ", ").replace("'", "")
         message = f"{_describe(first['input'])} is not one of the choices here"
@@ -114,13 +115,15 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
         found, help = _describe(first["input"]), ""
         if isinstance(first["input"], str) and not is_text(first["input"]):
             found, help = f'text, `"{first["input"][:60]}"`', "leave out the quotes"
+        elif isinstance(first["input"], dict) and not first["input"].keys().isdisjoint(NESTED):
+            help = NO_NESTING
         return Diagnostic("E105", f"expected {' or '.join(expected)}, found {found}", span, help)
     return Diagnostic("E107", _plain_message(first), span)
 
 
 def _naming(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
-    if str(detail["input"]).endswith(")") or str(detail["input"]).isdigit():
+    if is_cut(str(detail["input"])):
         return COMMA
     pattern = str(context.get("pattern", ""))
     if pattern == FILE_NAME:

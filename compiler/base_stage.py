@@ -166,7 +166,7 @@ class BaseStage(nn.Module):
     ) -> list[Values]:
         """All that a layer reads besides streams and what is learned, layer by layer."""
         check_side(side, self.facts.side, like.shape[0], f"stage `{self.facts.name}`")
-        everywhere = dict(side)
+        everywhere = {name: _own(value, like) for name, value in side.items()}
         if self.facts.reads_progress:
             # A copy: training moves on between this forward pass and its backward pass.
             everywhere["progress"] = self.progress.detach().to(like.dtype, copy=True)
@@ -216,10 +216,23 @@ def check_side(
         problem = "is missing" if name in expected else "is unknown"
         raise TypeError(f"{where}: the side input `{name}` {problem}; side inputs: {known}")
     for name, sizes in expected.items():
+        if not isinstance(given[name], Tensor):
+            kind = type(given[name]).__name__
+            raise TypeError(f"{where}: the side input `{name}` is a tensor, found {kind}")
         found = tuple(given[name].shape)
         if found != (batch, *sizes):
             wanted = (batch, *sizes)
             raise ValueError(f"{where}: the side input `{name}` is {wanted}, found {found}")
+
+
+def _own(side: Tensor, like: Tensor) -> Tensor:
+    """A side input as a tensor of the stage's own, floating-point ones in the streams' dtype. It
+    may be a stream too, and gradients be asked of it later or not."""
+    if side.is_floating_point() and side.dtype != like.dtype:
+        return side.to(like.dtype)
+    # Tensors of inference mode do not tell when they are changed.
+    copied = side.is_inference() and not torch.is_inference_mode_enabled()
+    return side.clone() if copied else side.view_as(side)
 
 
 def named(streams: Sequence[Tensor], expected: Mapping[str, tuple[int, ...]]) -> Values:
@@ -259,11 +272,17 @@ class BaseNetwork(nn.Module):
     stem: nn.Module
     stages: Stages
     head: nn.Module
+    input: tuple[int, ...]
+    """The sizes of one sample."""
     side: Mapping[str, tuple[int, ...]]
     """The sizes of the side inputs of one sample, by name."""
 
     def forward(self, value: Tensor, **side: Tensor) -> Tensor:
-        """The network's output for a batch. Side inputs are given by name."""
+        """The network's output for a batch. Side inputs are given by name. Raises ValueError for
+        inputs of another size, and what `check_side` raises."""
+        if tuple(value.shape[1:]) != self.input:
+            found, wanted = tuple(value.shape), ", ".join(map(str, self.input))
+            raise ValueError(f"this network takes (batch, {wanted}), found {found}")
         check_side(side, self.side, value.shape[0], "this network")
         value = self.stem(value)
         for stage in self.stages:

@@ -54,9 +54,14 @@ class Coefficients(nn.Module):
             if constant.within is None:
                 return value
             low, high = constant.within
-            return low + (high - low) * torch.sigmoid(value)
+            # Where the ends are far apart in size, rounding may leave the range.
+            return torch.clamp(low + (high - low) * torch.sigmoid(value), low, high)
 
         return evaluate
+
+    def extra_repr(self) -> str:
+        """Shown when the module is printed."""
+        return ", ".join(f"{name} starts at {c.start:g}" for name, c in self.learned.items())
 
     def leaves(self) -> dict[str, Tensor]:
         """The parameters themselves, by the names of their coefficients."""

@@ -14,9 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from archspec.layers import UserModule
+from archspec.shapes import Shape
 from compiler.memory import LiveBytes
 from compiler.network import Network
-from compiler.plan import NetworkPlan
+from compiler.plan import LayerPlan, NetworkPlan
 from compiler.stage import Stage
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
@@ -29,8 +31,9 @@ class Cost:
     """Of one input, forward. `macs` are multiply-accumulates of matrix products, convolutions and
     attention; `norms` the operations of norms, which some publications add to them."""
 
-    macs: int
-    norms: int
+    macs: int | None
+    """None where a module of the user's own cannot be counted on the meta device."""
+    norms: int | None
 
 
 def parameters(module: nn.Module) -> int:
@@ -38,29 +41,54 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+UNKNOWN = Cost(None, None)
+
+
 def costs(plan: NetworkPlan) -> dict[str, Cost]:
     """The cost of `stem`, of each stage by name, and of `head`, counted on the meta device."""
-    with torch.device("meta"):
-        network = Network(plan).eval()
-        value = torch.empty(1, *plan.input.sizes)
-        side = {s.name: torch.empty(1, *s.shape.sizes) for s in plan.side}
+    try:
+        with torch.device("meta"):
+            network = Network(plan).eval()
+    except Exception:
+        if not has_user_modules(plan):
+            raise
+        stages = (f"stages.{stage.name}" for stage in plan.stages)
+        return dict.fromkeys(("stem", *stages, "head"), UNKNOWN)
+    value = torch.empty(1, *plan.input.sizes, device="meta")
+    side = {s.name: torch.empty(1, *s.shape.sizes, device="meta") for s in plan.side}
     found: dict[str, Cost] = {}
 
-    def counted(name: str, part: nn.Module, run: Callable[[], Tensor]) -> Tensor:
+    def counted(name: str, part: nn.Module, after: Shape, run: Callable[[], Tensor]) -> Tensor:
         # FlopCounterMode counts a multiply and an add as two.
-        with _norm_elements(part) as norms, FlopCounterMode(display=False) as flops:
-            result = run()
+        try:
+            with _norm_elements(part) as norms, FlopCounterMode(display=False) as flops:
+                result = run()
+        except Exception:
+            if not has_user_modules(plan):
+                raise
+            found[name] = UNKNOWN
+            return torch.empty(1, *after.sizes, device="meta")
         found[name] = Cost(flops.get_total_flops() // 2, NORM_COST * sum(norms))
         return result
 
     with torch.no_grad():
-        value = counted("stem", network.stem, lambda: network.stem(value))
+        after = plan.stem[-1].after if plan.stem else plan.input
+        value = counted("stem", network.stem, after, lambda: network.stem(value))
         for stage in network.stages:
             read = {name: side[name] for name in stage.facts.side}
             run = partial(_through, stage, value, read)
-            value = counted(f"stages.{stage.plan.name}", stage, run)
-        counted("head", network.head, lambda: network.head(value))
+            value = counted(f"stages.{stage.plan.name}", stage, stage.plan.result, run)
+        counted("head", network.head, plan.output, lambda: network.head(value))
     return found
+
+
+def has_user_modules(plan: NetworkPlan) -> bool:
+    """Whether a network has modules of the user's own, which may do what no counting can follow
+    (ask a tensor that is not there for its values, say)."""
+    lists: list[tuple[LayerPlan, ...]] = [plan.stem, plan.head]
+    for stage in plan.stages:
+        lists += [stage.transition, *(f.layers for f in (*stage.start_functions, *stage.functions))]
+    return any(isinstance(layer.layer, UserModule) for layers in lists for layer in layers)
 
 
 def _through(stage: Stage, value: Tensor, side: dict[str, Tensor]) -> Tensor:
@@ -83,9 +111,15 @@ def _norm_elements(module: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def kept_bytes_per_input(plan: NetworkPlan, backward: str | None = None) -> int:
-    """Bytes of activations kept for each input of a batch: the slope over the batch size."""
-    return (kept_bytes(plan, backward, 4) - kept_bytes(plan, backward, 2)) // 2
+def kept_bytes_per_input(plan: NetworkPlan, backward: str | None = None) -> int | None:
+    """Bytes of activations kept for each input of a batch: the slope over the batch size. None
+    where a module of the user's own cannot be counted on fake tensors."""
+    try:
+        return (kept_bytes(plan, backward, 4) - kept_bytes(plan, backward, 2)) // 2
+    except Exception:
+        if not has_user_modules(plan):
+            raise
+        return None
 
 
 def kept_bytes(plan: NetworkPlan, backward: str | None = None, batch: int = 1) -> int:

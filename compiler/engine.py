@@ -36,6 +36,11 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 Values = dict[str, Tensor]
 """Streams, temporaries, coefficients and results of calls, by name."""
 
+
+class ReplayError(RuntimeError):
+    """What would be a wrong gradient, refused."""
+
+
 # Programs ----------------------------------------------------------------------------------------
 
 
@@ -108,8 +113,8 @@ class Layer:
 class Direct:
     """Evaluates calls as they come: for stored activations, and where no gradient is wanted."""
 
-    def __init__(self, layout: torch.memory_format) -> None:
-        self.layout = layout
+    def __init__(self, layout: torch.memory_format, dtype: torch.dtype) -> None:
+        self.layout, self.dtype = layout, dtype
 
     def arithmetic(self, step: Step) -> None:
         """Called before a step's calls and the arithmetic around them."""
@@ -117,15 +122,15 @@ class Direct:
     def call(
         self, step: Step, index: int, function: nn.Module, arguments: Sequence[Tensor]
     ) -> Tensor:
-        """The result of one call, in the dtype of its first argument."""
-        return invoke(function, arguments)
+        """The result of one call, in the dtype of the streams."""
+        return invoke(function, arguments, self.dtype)
 
 
-def invoke(function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
+def invoke(function: nn.Module, arguments: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """Call a residual function; its result takes the dtype of the streams (under autocast the
     function computes in half precision, and streams stay as they are)."""
     result: Tensor = function(*arguments)
-    return result.to(arguments[0].dtype)
+    return result.to(dtype)
 
 
 def execute(step: Step, layer: Layer, values: Values, tracer: Direct) -> None:
@@ -157,6 +162,11 @@ def layout_of(values: Values) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def dtype_of(values: Values) -> torch.dtype:
+    """The dtype of the streams: that of the first, and streams come first."""
+    return next(iter(values.values())).dtype
+
+
 def laid_out(values: Values, layout: torch.memory_format) -> Values:
     """Every stream in one memory layout."""
     return {name: settled(value, layout) for name, value in values.items()}
@@ -171,7 +181,7 @@ def settled(value: Tensor, layout: torch.memory_format) -> Tensor:
 
 def run(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
     """Run layers forward as plain autograd would. `draws` holds each layer's drawn coefficients."""
-    direct = Direct(layout_of(values))
+    direct = Direct(layout_of(values), dtype_of(values))
     values = laid_out(values, direct.layout)
     streams = tuple(values)
     for layer, drawn in zip(layers, draws, strict=True):
@@ -226,7 +236,8 @@ def _scope(layer: Layer, step: Update, values: Values) -> Values:
         scope[name] = layer.coefficients[name]()
     for call in step.calls:
         arguments = [argument(scope) for argument in call.arguments]
-        scope[call.result] = invoke(_uncounted(layer.functions[call.function]), arguments)
+        function = _uncounted(layer.functions[call.function])
+        scope[call.result] = invoke(function, arguments, dtype_of(values))
     return scope
 
 
@@ -457,7 +468,7 @@ class Drawn:
                 # One that did not move has nothing to do with the call: another thread drew from
                 # it during the forward pass.
                 if _raw(then[kind]) not in (_raw(after), _raw(self.before[kind])):
-                    raise RuntimeError(_OTHER_DRAWS)
+                    raise ReplayError(_OTHER_DRAWS)
         finally:
             self._restore({kind: now.states[kind] for kind in self.before})
 
@@ -531,7 +542,7 @@ class Recorder(Direct):
     """Runs steps forward while a tape takes down what the graph would save."""
 
     def __init__(self, tape: Tape) -> None:
-        super().__init__(tape.layout)
+        super().__init__(tape.layout, tape.dtype)
         self.tape = tape
         self.group: Group | None = None
         self.kept: set[int] = set()
@@ -564,17 +575,18 @@ class Recorder(Direct):
         random = RandomState(arguments[0].device)
         versions = [_version(argument) for argument in arguments]
         with _swapping if module.counted else nullcontext(), _inside_a_call():
-            result = invoke(function, arguments)
+            result = invoke(function, arguments, self.dtype)
         self.group.end()
         if [_version(argument) for argument in arguments] != versions:
-            raise RuntimeError(
-                f"{type(function).__name__} changes its argument in place; a residual function "
+            raise ReplayError(
+                f"the residual function {_name(step, index)} changes its argument in place; it "
                 "must leave the streams as they are"
             )
         if module.buffers and module.has_changed():
-            raise RuntimeError(
-                f"{type(function).__name__} changes one of its buffers in its forward pass, so "
-                "a replay would not compute the same; use backward: store for this stage"
+            raise ReplayError(
+                f"the residual function {_name(step, index)} changes one of its buffers in its "
+                "forward pass, so a replay would not compute the same; use backward: store for "
+                "this stage"
             )
         self.group.drawn = random.drawn()
         self.group.result_needs_grad = result.requires_grad
@@ -582,12 +594,16 @@ class Recorder(Direct):
         return result
 
 
+def _name(step: Step, index: int) -> str:
+    return "" if isinstance(step, Permute) else step.calls[index].function
+
+
 @_uncompiled
 def unpack(packed: Handle | Kept) -> Tensor:
     """Give autograd a saved tensor: kept, or rebuilt by the tape."""
     if isinstance(packed, Kept):
         if _version(packed.tensor) != packed.version:
-            raise RuntimeError(_CHANGED)
+            raise ReplayError(_CHANGED)
         return packed.tensor
     return packed.tape.fetch(packed)
 
@@ -606,7 +622,7 @@ class Tape:
 
     def __init__(self, layers: Sequence[Layer], draws: Sequence[Values], values: Values) -> None:
         self.draws = draws
-        self.layout = layout_of(values)
+        self.layout, self.dtype = layout_of(values), dtype_of(values)
         self.steps = [
             (n, i, s) for n, layer in enumerate(layers) for i, s in enumerate(layer.steps)
         ]
@@ -673,9 +689,9 @@ class Tape:
         if not handle.group.is_running:
             handle.tensor = None
         if not _same_kind(_kind(tensor), handle.kind):
-            raise RuntimeError(_OTHER_REPLAY)
+            raise ReplayError(_OTHER_REPLAY)
         if _version(tensor) != handle.version:
-            raise RuntimeError(
+            raise ReplayError(
                 "a tensor that a residual function needs for its gradient was changed in place "
                 "inside that function"
             )
@@ -730,7 +746,7 @@ class Tape:
         ]
         function = self.layer_of(step).functions[call.function]
         with self.capture(group) as kept, _replay(function, group, kept) as replay:
-            result = invoke(replay, arguments)
+            result = invoke(replay, arguments, self.dtype)
         self.results[step, index] = result.detach()
 
     def replay_arithmetic(self, step: int) -> Tensor:
@@ -770,7 +786,7 @@ class Tape:
         with torch.enable_grad(), self.autocast.entered(), saved_tensors_hooks(pack, give):
             yield kept
         if len(saved) != len(group.handles):
-            raise RuntimeError(_OTHER_REPLAY)
+            raise ReplayError(_OTHER_REPLAY)
         for reference, (tensor, version) in zip(group.handles, saved, strict=True):
             handle = reference()
             if handle is not None:
@@ -800,7 +816,7 @@ class _Replayed(Direct):
     """Answers calls with the results of their replay, as leaves of the same kind."""
 
     def __init__(self, tape: Tape, step: int) -> None:
-        super().__init__(tape.layout)
+        super().__init__(tape.layout, tape.dtype)
         self.tape, self.step = tape, step
 
     def call(
@@ -819,7 +835,7 @@ def _replay(function: nn.Module, group: Group, kept: set[int]) -> Iterator[nn.Mo
     with _swapping:
         parameters, buffers, training = _contents(function)
     if module.has_changed():
-        raise RuntimeError(_CHANGED)
+        raise ReplayError(_CHANGED)
     tensors = [*module.parameters, *module.uncounted()]
     kept.update(id(tensor) for tensor in tensors)
     same = [*map(id, (*parameters, *buffers))] == [*map(id, tensors)]
@@ -964,9 +980,9 @@ class ReversibleTape(Tape):
         try:
             streams: tuple[Tensor, ...] = node.saved_tensors if node else ()
         except RuntimeError as error:
-            raise RuntimeError(_PAST) from error
+            raise ReplayError(_PAST) from error
         if not streams:
-            raise RuntimeError(_PAST)
+            raise ReplayError(_PAST)
         return streams
 
     def undo(self, again: bool = False) -> None:
@@ -1004,7 +1020,7 @@ class ReversibleTape(Tape):
         module = self.calls[index][0].module
         assert module is not None
         if module.has_changed():
-            raise RuntimeError(_CHANGED)
+            raise ReplayError(_CHANGED)
         inverse = _Inverse(self.layer_of(index).functions[step.map])
         result: Tensor = _Substituted(inverse, [*module.parameters, *module.buffers])(
             _values(self.values)[step.target]
@@ -1113,13 +1129,13 @@ def is_transformed() -> bool:
 def _check_refused(values: Values) -> None:
     """Raises RuntimeError where a stage cannot compute its activations again."""
     if getattr(_calls, "running", False):
-        raise RuntimeError(
+        raise ReplayError(
             "a stage runs inside a residual function of another stage, and would be rebuilt inside "
             "a replay: let stages follow one another, or set_backward('store') for the inner one"
         )
     device = next(iter(values.values())).device
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
+        raise ReplayError(
             "a CUDA graph cannot hold a stage that computes activations again: replays set the "
             "random generators, which a capture forbids; set_backward('store') for it"
         )

@@ -25,7 +25,6 @@ from archspec.expressions import (
     fold,
     names,
 )
-from archspec.maps import Squeeze, Unsqueeze
 from archspec.spec import Learned
 from compiler.canonical import reads
 from compiler.constants import NUMBERS, drawn_combinations, fixed_values, leaves
@@ -63,16 +62,14 @@ def stability(plan: StagePlan) -> Stability | None:
     over the start and the end of training, and over its learned coefficients where they start and
     at both ends of their ranges.
 
+    Learned maps of the channels count as the identity: `actnorm` starts as that and
+    `invertible_linear` as a rotation, and what they learn is not in these numbers.
+
     None where they are not a matter of the linear part: a scale that reads a stream has its values
-    from the data, a learned map of the channels has its own, and some programs have no linear part
-    at zero (`y/F(y)`).
+    from the data, and some programs have no linear part at zero (`y/F(y)`).
     """
-    learned_maps = {m.name for m in plan.maps if not isinstance(m.map, (Squeeze, Unsqueeze))}
-    for step in plan.steps:
-        if isinstance(step, Affine) and _reads_streams(step, plan):
-            return None
-        if isinstance(step, Mapped) and step.map in learned_maps:
-            return None
+    if any(isinstance(step, Affine) and _reads_streams(step, plan) for step in plan.steps):
+        return None
     try:
         found = [
             _stability(plan, {**drawn, **learned, "progress": progress})
@@ -134,7 +131,7 @@ def layer_matrix(plan: StagePlan, layer: int, coefficients: Mapping[str, float])
         if isinstance(step, Permutation):
             values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
             continue
-        if isinstance(step, Mapped):  # squeezes move elements about
+        if isinstance(step, Mapped):  # squeezes move elements about; learned maps: see `stability`
             continue
         scope = {**values, **{call.result: _Linear(0.0, none) for call in step.calls}}
         if isinstance(step, Affine):

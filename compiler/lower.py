@@ -109,14 +109,22 @@ def lower_tensor(expression: Expression, channel_dimension: int = -1) -> Callabl
 def lower_stream(expression: Expression, like: str) -> Callable[[Values], Tensor]:
     """Like `lower`, for a value that a stream takes: a number fills the shape of `like`."""
     evaluate = lower(expression)
+    if isinstance(expression, Name):
+        # A tensor of its own: the engine tells parameters and side inputs by what they are.
+        name = expression.name
+        return lambda values: _whole(values[name].view_as(values[name]), values[like])
 
     def evaluated(values: Values) -> Tensor:
         value, shaped = evaluate(values), values[like]
         if not isinstance(value, Tensor):
             return torch.full_like(shaped, value)
-        return value if value.shape == shaped.shape else value.expand_as(shaped)
+        return _whole(value, shaped)
 
     return evaluated
+
+
+def _whole(value: Tensor, like: Tensor) -> Tensor:
+    return value if value.shape == like.shape else value.expand_as(like)
 
 
 def affine(scale: Expression, target: str, rest: Expression) -> Expression:

@@ -14,6 +14,7 @@ class Network(BaseNetwork):
     def __init__(self, plan: NetworkPlan) -> None:
         super().__init__()
         self.plan = plan
+        self.input = plan.input.sizes
         self.side = {side.name: side.shape.sizes for side in plan.side}
         self.stem = build_layers(plan.stem)
         self.stages = Stages({stage.name: Stage(stage, plan.classes) for stage in plan.stages})

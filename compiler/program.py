@@ -25,7 +25,14 @@ from archspec.expressions import (
     subexpressions,
 )
 from archspec.layers import Layer
-from archspec.parsing import MAX_LENGTH, ExpressionError, parse_expression, parse_statement
+from archspec.maps import AS_MAP
+from archspec.parsing import (
+    MAX_LENGTH,
+    TIMES,
+    ExpressionError,
+    parse_expression,
+    parse_statement,
+)
 from archspec.spec import Drawn, Learned, Stage
 from archspec.tree import Path
 from compiler.canonical import map_of
@@ -59,7 +66,7 @@ def parse_program(
     stage: Stage, side: Collection[str], path: Path, mistakes: Mistakes
 ) -> Program | None:
     """Parse the program of the stage at `path`, in which the names `side` stand for side inputs;
-    with any mistake, note it and return None."""
+    with any mistake, note it and return None, unless something is only not used."""
     before = len(mistakes.found)
     if not mistakes.affords(_work(stage), path):
         return None
@@ -88,8 +95,11 @@ def parse_program(
         output,
     )
     _check_constants(program.constants, stage.depth, (*path, "constants"), mistakes)
-    _Names(stage, side, path, mistakes, program).check()
-    return program if len(mistakes.found) == before else None
+    names = _Names(stage, side, path, mistakes, program)
+    names.check()
+    # What is not used hides no other mistakes; but a map that is never called has no shape.
+    only_unused = all(mistake.code == "E203" for mistake in mistakes.found[before:])
+    return program if only_unused and stage.maps.keys() <= names.called else None
 
 
 def _work(stage: Stage) -> int:
@@ -125,6 +135,10 @@ def _check_distinct(stage: Stage, side: Collection[str], path: Path, mistakes: M
             if name in RESERVED or iskeyword(name):
                 message = f"`{name}` has a meaning of its own in the update language"
                 mistakes.key("E204", message, (*path, part, name), "choose another name")
+    for place in (path, *((*path, "constants", name) for name in stage.constants)):
+        if place[-1] == "training":
+            message = "`training` has a meaning of its own in PyTorch's modules"
+            mistakes.key("E204", message, place, "choose another name")
     taken: tuple[tuple[str, Iterable[str], Collection[str], str], ...] = (
         ("constants", stage.constants, stage.streams, "stream"),
         ("maps", stage.maps, stage.functions, "function"),
@@ -185,10 +199,15 @@ def _check_learned(learned: Learned, path: Path, mistakes: Mistakes) -> None:
     if learned.within is None:
         return
     low, high = learned.within
+    if low >= high:
+        message = "the range is written from low to high"
+        mistakes.value("E206", message, (*path, "within"))
+        return
     # The parameter is the logit of this place, which float32 must tell from the ends.
-    place = (learned.learn - low) / (high - low) if low < high else 0.0
+    place = (learned.learn - low) / (high - low)
     if not 1e-6 <= place <= 1 - 1e-6:
-        message = f"{learned.learn} does not lie inside the range from {low} to {high}"
+        lies = "must lie strictly" if low <= learned.learn <= high else "does not lie"
+        message = f"{learned.learn} {lies} inside the range from {low} to {high}"
         mistakes.value("E206", message, (*path, "learn"))
 
 
@@ -332,6 +351,7 @@ class _Names:
                     self.mistakes.text("E205", message, place, part.at)
                 elif part.function not in declared:
                     help = self.mistakes.nearest(part.function, (*declared, *ELEMENTWISE))
+                    help = AS_MAP.get(part.function, TIMES if part.function in known else help)
                     message = f"unknown function `{part.function}`"
                     self.mistakes.text("E202", message, place, part.at, help)
 
@@ -350,7 +370,7 @@ class _Names:
         for name in self.stage.constants:
             if name not in self.used | defined:
                 message = f"the constant `{name}` is not used"
-                self.mistakes.key("E203", message, (*self.path, "constants", name))
+                self.never("constants", name, message)
         streams = frozenset(self.stage.streams)
         reaching = _reaching(self.program)
         for name in self.stage.streams:
@@ -362,12 +382,19 @@ class _Names:
         parts |= dict.fromkeys(self.stage.maps, "maps")
         for name in sorted(parts.keys() - self.called):
             message = f"the {parts[name].removesuffix('s')} `{name}` is never called"
-            self.mistakes.key("E203", message, (*self.path, parts[name], name))
+            self.never(parts[name], name, message)
         for name, index in temporaries.items():
             if name not in self.used:
                 message = f"the temporary `{name}` is not used"
                 place = (*self.path, "update", index)
                 self.mistakes.text("E203", message, place, self.first(name, place))
+
+    def never(self, part: str, name: str, message: str) -> None:
+        """Note what is not used, which a spec may have from the one that it extends."""
+        place, tree = (*self.path, part, name), self.mistakes.tree
+        inherited = tree.where(place).source != tree.span.source
+        help = f"take it away with `{name}: null` under `{part}`" if inherited else ""
+        self.mistakes.key("E203", message, place, help)
 
 
 def _names_of(constant: Constant) -> frozenset[str]:

@@ -388,8 +388,11 @@ class _StageResolver:
 
     def distinct_sizes(self, name: str, layers: Sequence[Layer]) -> Iterator[Mapping[str, int]]:
         """What sizes may be written with in each layer of the stage that has to be checked."""
-        if self.stage.share or name in self.checked.program.start_functions:
+        if name in self.checked.program.start_functions:
             yield {}
+            return
+        if self.stage.share:
+            yield {"depth": self.stage.depth}
             return
         written = [str(value) for layer in layers for field, value in layer if field != "kind"]
         for index in range(self.stage.depth if any("layer" in w for w in written) else 1):

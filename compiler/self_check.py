@@ -6,6 +6,7 @@ This file imports torch and its two neighbours alone: `archspec build --emit` wr
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from compiler.base_stage import BaseNetwork, BaseStage
 
+Gradients = Sequence[Tensor | None]
 TOLERANCE = 1e-8
-TAKEN = ("self", "torch")
-"""What the layers' methods have names of their own for: the variables there end in `_`."""
+TAKEN = ("self", "torch", "invoke")
+"""Names that emitted methods use themselves: a stream of that name has a variable with a `_`."""
 
 
 def self_check(network: BaseNetwork, batch: int = 2) -> bool:
@@ -33,8 +35,26 @@ def self_check(network: BaseNetwork, batch: int = 2) -> bool:
             if error is not None:
                 right &= error <= TOLERANCE
                 print(f"{stage.facts.name}: {what}: {error:.2g}")
+    error = network_error(copy.deepcopy(network).double(), batch)
+    right &= error <= TOLERANCE
+    print(f"the whole network: gradients against stored activations: {error:.2g}")
     print("right" if right else "WRONG")
     return right
+
+
+def network_error(network: BaseNetwork, batch: int) -> float:
+    """The network as it is against the same with stored activations: the worst gradient."""
+    value = torch.randn(batch, *network.input, dtype=torch.float64)
+    side = {n: torch.randn(batch, *s, dtype=torch.float64) for n, s in network.side.items()}
+    wanted = list(network.parameters())
+    found = []
+    for stored in (False, True):
+        if stored:
+            network.set_backward("store")
+        torch.manual_seed(1)
+        loss = network(value, **side).square().sum()
+        found.append(torch.autograd.grad(loss, wanted, allow_unused=True) if wanted else ())
+    return _worst_gradient(*found)
 
 
 def gradient_error(stage: BaseStage, batch: int) -> float:
@@ -52,9 +72,20 @@ def gradient_error(stage: BaseStage, batch: int) -> float:
         outputs = stage(*streams, **side)
         found.append(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
     stage.backward = strategy
-    least = 1e-3 * max(float(g.norm()) for g in found[1] if g is not None)
-    pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None]
-    return max(float((a - b).norm()) / max(float(b.norm()), least, 1e-30) for a, b in pairs)
+    return _worst_gradient(*found)
+
+
+def _worst_gradient(found: Gradients, wanted: Gradients) -> float:
+    """The largest difference, relative to the gradient wanted, or to a thousandth of the largest
+    one. A gradient that is missing is zero; NaN, if any is."""
+    least = 1e-3 * max((float(g.norm()) for g in wanted if g is not None), default=0.0)
+    errors = [0.0]
+    for one, other in zip(found, wanted, strict=True):
+        known = other if other is not None else one
+        if known is not None:
+            a, b = (torch.zeros_like(known) if g is None else g for g in (one, other))
+            errors.append(float((a - b).norm()) / max(float(b.norm()), least, 1e-30))
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
 @torch.no_grad()
@@ -79,7 +110,8 @@ def roundtrip_error(stage: Any, batch: int) -> float | None:
     for layer, drawn in zip(reversed(stage.layers), reversed(draws), strict=True):
         values = layer.inverse(*values, **_given(stage, drawn, side))
     back = stage.inverse(*final, draws=draws, **side)
-    return max(_relative(back, streams), _relative(values, streams))
+    errors = _relative(back, streams), _relative(values, streams)
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
 def _inputs(stage: BaseStage, batch: int) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -104,7 +136,7 @@ def _given(
 ) -> dict[str, Tensor]:
     progress = {"progress": stage.progress} if stage.facts.reads_progress else {}
     given = {**drawn, **progress, **side}
-    return {f"{name}_" if name in TAKEN else name: value for name, value in given.items()}
+    return {f"_{name}" if name in TAKEN else name: value for name, value in given.items()}
 
 
 def _relative(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from compiler.growth import FLOAT32_STEP, Stability, stability
 from compiler.lower import affine_inverse
 from compiler.network import Network
 from compiler.plan import Affine, Mapped, Permutation, StagePlan, Step, Temporary
-from compiler.verify import StageVerification, worst
+from compiler.verify import FLOAT32_TOLERANCE, RangeEnd, StageVerification, worst
 
 DRIFT_WARNING = 1e-3
 """A predicted relative error of float32 streams past which gradients are spoilt."""
@@ -30,31 +31,33 @@ class StageSummary:
     shape: str
     streams: dict[str, str]
     parameters: int
-    macs: int
+    macs: int | None
     update: list[str]
     inverse: list[str] | None
     """In the order in which the inverse runs; None where there is none."""
     bits_per_element: float | None
     inverse_growth: float | None
     warning: str | None
+    """What to know before training, one matter a line."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A network; `macs` and bytes are for one input."""
+    """A network; `macs` and bytes are for one input, and None where a module of the user's own
+    cannot be counted."""
 
     name: str
     input: str
     output: str
     parameters: int
-    macs: int
-    norm_operations: int
+    macs: int | None
+    norm_operations: int | None
     stem_parameters: int
     head_parameters: int
     stages: list[StageSummary]
-    kept_bytes: int
+    kept_bytes: int | None
     """Activations alive between forward and backward, float32."""
-    kept_bytes_stored: int
+    kept_bytes_stored: int | None
     """The same with `backward: store`."""
     verification: dict[str, object] | None
 
@@ -67,7 +70,7 @@ class Summary:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -81,8 +84,8 @@ def summarise(network: Network, verification: list[StageVerification] | None) ->
         input=str(plan.input),
         output=str(plan.output),
         parameters=parameters(network),
-        macs=sum(c.macs for c in cost.values()),
-        norm_operations=sum(c.norms for c in cost.values()),
+        macs=_sum(c.macs for c in cost.values()),
+        norm_operations=_sum(c.norms for c in cost.values()),
         stem_parameters=parameters(network.stem),
         head_parameters=parameters(network.head),
         stages=[
@@ -98,6 +101,12 @@ def summarise(network: Network, verification: list[StageVerification] | None) ->
         kept_bytes_stored=kept_bytes_per_input(plan, "store"),
         verification=_worst(verification) if verification is not None else None,
     )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    found = list(counts)
+    known = [count for count in found if count is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def _stage(
@@ -120,27 +129,59 @@ def _stage(
     )
 
 
+ADVICE = "Use fewer layers, scales nearer to 1, or `backward: checkpoint`"
+
+
+def growth_warning(plan: StagePlan) -> str | None:
+    """What growth is predicted to make of a reversible stage's float32 streams, where it is too
+    much."""
+    if plan.backward != "reversible" or not plan.invertible:
+        return None
+    return _predicted(plan, stability(plan))
+
+
+def _predicted(plan: StagePlan, stable: Stability | None) -> str | None:
+    if stable is None or stable.float32_error <= DRIFT_WARNING:
+        return None
+    learned = any(isinstance(c, Learned) for c in plan.constants.values())
+    where = " at an end of the range of what it learns" if learned else ""
+    return (
+        f"the inverse of stage {plan.name} amplifies rounding {stable.growth:.3g} times over "
+        f"{plan.depth} layers{where}: expect float32 streams to come back with a relative "
+        f"error of about {stable.float32_error:.2g}, and gradients with them. {ADVICE}"
+    )
+
+
 def _warning(
     plan: StagePlan, stable: Stability | None, measured: StageVerification | None
 ) -> str | None:
-    """What growth, predicted or measured, makes of float32 streams where it is too much."""
-    advice = "Use fewer layers, scales nearer to 1, or `backward: checkpoint`"
-    if stable and not stable.float32_error <= DRIFT_WARNING:
-        learned = any(isinstance(c, Learned) for c in plan.constants.values())
-        where = " at an end of the range of what it learns" if learned else ""
-        return (
-            f"the inverse of stage {plan.name} amplifies rounding {stable.growth:.3g} times over "
-            f"{plan.depth} layers{where}: expect float32 streams to come back with a relative "
-            f"error of about {stable.float32_error:.2g}, and gradients with them. {advice}"
-        )
-    gain = measured.perturbation_gain if measured else None
-    if gain is not None and not gain * FLOAT32_STEP <= DRIFT_WARNING:
-        times = f"{gain:.3g} times" if math.isfinite(gain) else "beyond all numbers"
-        return (
-            f"the inverse of stage {plan.name} was measured to enlarge a small change {times}: "
-            f"float32 streams will drift, and gradients with them. {advice}"
-        )
-    return None
+    """What growth, predicted or measured, makes of float32 streams where it is too much, and what
+    was measured where training may go."""
+    predicted = _predicted(plan, stable)
+    lines = [predicted] if predicted else []
+    # Functions that do not give the same twice say nothing about the inverse.
+    if measured and measured.repeatable:
+        gain = measured.perturbation_gain
+        if not lines and gain is not None and not gain * FLOAT32_STEP <= DRIFT_WARNING:
+            times = f"{gain:.3g} times" if math.isfinite(gain) else "beyond all numbers"
+            lines.append(
+                f"the inverse of stage {plan.name} was measured to enlarge a small change {times}: "
+                f"float32 streams will drift, and gradients with them. {ADVICE}"
+            )
+        ends = (e for e in measured.range_ends if not e.gradient_error <= FLOAT32_TOLERANCE)
+        lines += [_at_range_end(plan, end) for end in ends]
+    return "\n".join(lines) or None
+
+
+def _at_range_end(plan: StagePlan, measured: RangeEnd) -> str:
+    error = measured.gradient_error
+    ranges = "its range" if len(measured.names) == 1 else "their ranges"
+    ends = f"{measured.end} end" + ("" if len(measured.names) == 1 else "s")
+    off = f"off by {error:.2g}" if math.isfinite(error) else "no finite numbers"
+    return (
+        f"where training may take {' and '.join(measured.names)}, at the {ends} of {ranges}, "
+        f"gradients of stage {plan.name} are {off} (measured in float32)"
+    )
 
 
 def inverse_text(plan: StagePlan) -> list[str]:

@@ -34,11 +34,17 @@ def command(codes: tuple[str, ...]) -> None:
 
 def _nearest(code: str, known: list[str]) -> str:
     """What to try in place of `code`; `diagnostics.nearest` would list all, without titles."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(code.upper(), known, n=1, cutoff=0.2)
+    near = [each for each in known if _differ_in_one(code.upper(), each)]
     offered = f"did you mean {near[0]}?  " if near else ""
     return f"{offered}`archspec explain` lists them all"
+
+
+def _differ_in_one(a: str, b: str) -> bool:
+    """Whether one character is another, is missing, or is too many."""
+    if len(a) == len(b):
+        return sum(x != y for x, y in zip(a, b, strict=True)) == 1
+    short, long = sorted((a, b), key=len)
+    return any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
 
 
 def _page(explanation: Explanation) -> str:

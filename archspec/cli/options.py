@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import click
+
+_BETWEEN = re.compile(rf"[,\s{re.escape(os.pathsep)}]+")
+
+
+def _split(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list[str]:
+    """The names in texts that may hold several."""
+    del context, option
+    return [name for text in given for name in _BETWEEN.split(text) if name]
+
 
 settings = click.option(
     "--set",
@@ -16,9 +28,10 @@ allow_modules = click.option(
     "packages",
     multiple=True,
     envvar="ARCHSPEC_ALLOW_MODULES",
+    callback=_split,
     metavar="PACKAGE",
     help="A package whose modules the spec may name (`module: package.Class`): its code is run. "
-    "May be given several times.",
+    "May be given several times, or name several, with commas between.",
 )
 as_json = click.option(
     "--json",

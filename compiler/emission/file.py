@@ -84,7 +84,11 @@ def _title(spec: Spec, title: str) -> str:
 
     model = {title}()
     model.load_state_dict(...)      # weights of archspec.build("{spec.name}") have the same names
-    model.set_backward("store")     # or "checkpoint", "reversible"
+    model.set_backward("store")     # or "checkpoint", or "reversible" where there is an inverse
+
+The layers, with their inverses, come first, then what their functions are made of, the engine, and
+at the end the stages and the network. The engine runs a layer's `updates`; `forward` and `inverse`
+are the same, written out to be read, and compared when the file is run.
 """ + (f"\n{cited}\n" if cited else "")
     return docstring(text)
 
@@ -95,6 +99,7 @@ def _network(title: str, network: Network, stages: Sequence[str]) -> str:
     entries = [f'"{s.name}": {stage}(),' for s, stage in zip(plan.stages, stages, strict=True)]
     init = [
         "super().__init__()",
+        f"self.input = {literal(network.input)}",
         f"self.side = {literal(network.side)}",
         f"self.stem = {unmarked(made(network.stem))}",
         "self.stages = Stages(",

@@ -22,10 +22,12 @@ from compiler.self_check import TAKEN
 from compiler.stage import LayerModule, Stage, channel_shape, learned, like
 from compiler.summary import inverse_text
 
+DOCS = {"forward": "One layer, written out.", "inverse": "What the layer made these of."}
+
 
 def variable(name: str) -> str:
     """The variable that holds a stream, temporary, coefficient or side input."""
-    return f"{name}_" if name in TAKEN else name
+    return f"_{name}" if name in TAKEN else name
 
 
 def layer_classes(stage: Stage) -> list[Group]:
@@ -83,7 +85,9 @@ class _Layer:
         given = "".join(f", {variable(name)}: Tensor" for name in self.given)
         parameters = ", ".join(f"{variable(s.name)}: Tensor" for s in self.plan.streams)
         keywords = f", *{given}" if given else ""
-        doc = {"forward": "One layer.", "inverse": "What the layer made these of."}[method]
+        doc = {"forward": "One layer, written out.", "inverse": "What the layer made these of."}[
+            method
+        ]
         used = [name for name in self.learned if self.is_read(name)]
         coefficients = [f'{variable(n)} = self.coefficients.value("{n}")' for n in used]
         body = "\n".join(
@@ -166,21 +170,24 @@ class _Layer:
         for call in step.calls:
             uses.update(name for a in arguments[call.result] for name in _results(a))
         texts: dict[str, str] = {}
+
+        def named(name: str) -> str:
+            return texts.get(name) or variable(name)
+
         lines = []
         for call in step.calls:
+            pairs = zip(arguments[call.result], call.arguments, strict=True)
             given = ", ".join(
-                self.filled(python(a, lambda n: texts.get(n) or variable(n)), a, like(a, self.plan))
-                for a in arguments[call.result]
+                self.filled(python(a, named), a, named(like(written, self.plan)))
+                for a, written in pairs
             )
             texts[call.result] = f"{self.owner}.{call.function}({given})"
             if uses[call.result] > 1:
                 local = call.result.replace("@", "_")
                 lines.append(f"{local} = {texts[call.result]}")
                 texts[call.result] = local
-        text = python(value, lambda name: texts.get(name) or variable(name))
-        shaped = like(value, self.plan) if isinstance(step, Temporary) else _target(step)
-        shape = texts.get(shaped) or variable(shaped)
-        return [*lines, f"{target} = {self.filled(text, value, shape)}"]
+        shaped = like(step.value, self.plan) if isinstance(step, Temporary) else _target(step)
+        return [*lines, f"{target} = {self.filled(python(value, named), value, named(shaped))}"]
 
     def filled(self, text: str, value: Expression, shape: str) -> str:
         """The text of a value in the shape of a stream: numbers and coefficients have none."""
@@ -238,6 +245,8 @@ class _Layer:
 
     def lambda_of(self, value: Expression, shaped: str) -> str:
         text = python(value, lambda name: f'at["{name}"]')
+        if isinstance(value, Name):
+            text = f"{text}.view_as({text})"  # as `compiler.lower.lower_stream` does
         return f"lambda at: {self.filled(text, value, f'at[{chr(34)}{shaped}{chr(34)}]')}"
 
 

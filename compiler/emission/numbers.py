@@ -18,7 +18,7 @@ def marked(value: float) -> str:
     """A number that may vary over layers."""
     if not math.isfinite(value):
         return f"\x01float({str(value)!r})\x02"
-    return f"\x01{int(value) if value == int(value) and abs(value) < 2**53 else value!r}\x02"
+    return f"\x01{value!r}\x02"
 
 
 def unmarked(text: str) -> str:

@@ -127,8 +127,9 @@ def _start(stage: Stage) -> str:
         texts = {"input": "input", "zeros": "torch.zeros_like(input)"}
         for call in calls:
             given = _arguments(call.arguments, functions[call.function], texts, plan)
-            name = f"{stream.name}_{call.result.replace('@', '_')}"
-            lines.append(f'{name} = invoke(self.starts["{call.function}"], [{given}])')
+            name = f"_{stream.name}_{call.result.replace('@', '_')}"  # streams begin with letters
+            function = f'self.starts["{call.function}"]'
+            lines.append(f"{name} = invoke({function}, [{given}], input.dtype)")
             texts[call.result] = name
         lines.append(f"{variable(stream.name)} = {_whole(expression, texts, stream.shape, plan)}")
     returned = ", ".join(variable(s.name) for s in plan.streams)

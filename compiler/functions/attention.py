@@ -31,6 +31,8 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if mask is not None:
             mask = mask[:, None] if mask.dim() == 3 else mask[:, None, None, :]
+            if mask.dtype != torch.bool and not mask.is_floating_point():
+                raise TypeError(f"a mask is boolean or floating-point, found {mask.dtype}")
             mask = mask if mask.dtype == torch.bool else mask.to(query.dtype)
         mixed = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
         result: Tensor = self.project(mixed.transpose(1, 2).reshape(batch, count, channels))

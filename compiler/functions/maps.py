@@ -64,6 +64,8 @@ class InvertibleLinear(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Factor a random rotation."""
+        if self.lower.is_meta:  # nothing to factor, and nothing to be drawn
+            return
         size = len(self.sign)
         rotation = torch.linalg.qr(torch.randn(size, size, device="cpu"))[0]
         permutation, lower, upper = torch.linalg.lu(rotation)

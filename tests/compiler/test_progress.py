@@ -145,5 +145,5 @@ def test_shared_functions_are_saved_once() -> None:
 
 def test_shared_functions_have_no_layer() -> None:
     stage = {"F": ["tanh", {"drop_path": "0.1*layer/depth"}]}
-    with pytest.raises(SpecError, match="`depth` has no value here"):
+    with pytest.raises(SpecError, match="`layer` has no value here"):
         archspec.build(one_spec("x += F(y); y += x", functions=stage, share=True))
