@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from archspec.diagnostics import nearest
 from archspec.layers import UserModule
 from archspec.shapes import Shape
 
@@ -35,17 +36,27 @@ def find_class(name: str, packages: Collection[str]) -> type[nn.Module]:
     if not is_allowed(where, packages):
         raise UserModuleError(f"`{name}` is not in an allowed package")
     try:
-        found = getattr(import_module(where), attribute, None)
+        home = import_module(where)
+        found = getattr(home, attribute, None)
     except Exception as error:
         raise UserModuleError(f"importing `{where}` failed: {_said(error)}") from error
     if found is None:
-        raise UserModuleError(f"`{where}` has no class `{attribute}`")
+        known = (n for n, value in vars(home).items() if _is_own_module(value, packages))
+        help = nearest(attribute, known)
+        raise UserModuleError(f"`{where}` has no class `{attribute}`" + (help and f"; {help}"))
     if not isinstance(found, type) or not issubclass(found, nn.Module):
         raise UserModuleError(f"`{name}` is not a class of torch.nn.Module")
     if not is_allowed(found.__module__, packages):
-        home = f"{found.__module__}.{found.__qualname__}"
-        raise UserModuleError(f"`{name}` is {home}, which is not in an allowed package")
+        real = f"{found.__module__}.{found.__qualname__}"
+        raise UserModuleError(f"`{name}` is {real}, which is not in an allowed package")
     return found
+
+
+def _is_own_module(value: object, packages: Collection[str]) -> bool:
+    from torch import nn
+
+    is_module = isinstance(value, type) and issubclass(value, nn.Module)
+    return is_module and is_allowed(value.__module__, packages)
 
 
 def make(layer: UserModule, packages: Collection[str]) -> nn.Module:
@@ -67,15 +78,23 @@ def make(layer: UserModule, packages: Collection[str]) -> nn.Module:
 def check_module(
     layer: UserModule, packages: Collection[str], before: Sequence[Shape], after: Shape
 ) -> None:
-    """Make a module once and run it on two samples. Raises `UserModuleError`."""
+    """Make a module once and run it on two samples, as training would: on results of other
+    operations, with a gradient. Raises `UserModuleError`."""
     import torch
 
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         module = make(layer, packages).eval()
+        # Copies, since torch forbids changing a leaf before anything could be said of it.
+        arguments = [torch.zeros(2, *s.sizes, requires_grad=True).clone() for s in before]
+        versions = [argument._version for argument in arguments]
         try:
-            result = module(*(torch.zeros(2, *shape.sizes) for shape in before))
+            result = module(*arguments)
         except Exception as error:
             raise UserModuleError(f"calling `{layer.name}` failed: {_said(error)}") from error
+    if [argument._version for argument in arguments] != versions:
+        raise UserModuleError(
+            f"`{layer.name}` edits its argument in place: others may need it as it was"
+        )
     found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
     if found != (2, *after.sizes):
         raise UserModuleError(

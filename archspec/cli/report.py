@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -10,24 +11,32 @@ from rich.text import Text
 
 from compiler.summary import StageSummary, Summary
 
+PIPE_WIDTH = 10_000
+"""Of lines that no terminal shows: equations are not cut."""
+
 
 def print_summary(summary: Summary, to_stderr: bool) -> None:
     """Print the stages, each update beside its inverse, and the verification."""
     console = Console(stderr=to_stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
     console.print(Text(f"{summary.name}: {summary.input} → {summary.output}", style="bold"))
     console.print(_stage_table(summary))
     for stage in summary.stages:
         console.print(_program_table(stage))
-        if stage.warning:
-            console.print(Text(f"warning: {stage.warning}", style="yellow"))
+        for warning in (stage.warning or "").splitlines():
+            console.print(Text(f"warning: {warning}", style="yellow"))
+    macs, norms = summary.macs, summary.norm_operations
+    together = None if macs is None or norms is None else macs + norms
     console.print(
-        f"{summary.parameters:,} parameters, {giga(summary.macs)} MACs an input "
-        f"({giga(summary.macs + summary.norm_operations)} with norms at 5 an element)"
+        f"{summary.parameters:,} parameters, {giga(macs)} MACs an input "
+        f"({giga(together)} with norms at 5 an element)"
     )
-    saved = summary.kept_bytes_stored / max(1, summary.kept_bytes)
+    kept, stored = summary.kept_bytes, summary.kept_bytes_stored
+    saved = "–" if kept is None or stored is None else f"{stored / max(1, kept):.1f}"
     console.print(
-        f"activations kept for backward: {mega(summary.kept_bytes)} an input; stored, "
-        f"{mega(summary.kept_bytes_stored)} ({saved:.1f} times)"
+        f"activations kept for backward: {mega(kept)} an input; stored, {mega(stored)} "
+        f"({saved} times)"
     )
     if summary.verification is None:
         console.print("not verified")
@@ -94,20 +103,33 @@ def _print_verification(console: Console, found: dict[str, object]) -> None:
     if found["passed"]:
         console.print(Text("verified", style="bold green"))
     else:
-        console.print(
-            Text("verification failed: these gradients would not train the network", "bold red")
-        )
+        console.print(Text(f"verification failed: {_verdict(found)}", "bold red"))
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    """What a failure means."""
+    unsteady = [f"`{stage['name']}`" for stage in found["stages"] if not stage["repeatable"]]
+    if not unsteady:
+        return "these gradients would not train the network"
+    return (
+        f"the functions of stage {' and '.join(unsteady)} do not give the same twice for the same "
+        "input: random numbers must come from torch's generators, and state must not change"
+    )
 
 
 def _number(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else "–"
 
 
-def giga(count: int) -> str:
+def giga(count: int | None) -> str:
     """A count with its unit."""
+    if count is None:
+        return "–"
     return f"{count / 1e9:.2f} G" if count >= 1e8 else f"{count / 1e6:.2f} M"
 
 
-def mega(count: int) -> str:
+def mega(count: int | None) -> str:
     """Bytes as megabytes (10^6)."""
+    if count is None:
+        return "–"
     return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count / 1e3:.3g} kB"

@@ -42,7 +42,7 @@ def command(
 
     The best weights are chosen on a validation split. Given again, the same command continues a
     run that was killed, or reports one that is finished. Exit code 1 if the loss is no longer a
-    finite number.
+    finite number. Gradients are not verified here: `archspec build` does that.
     """
     import json
     from dataclasses import asdict
@@ -51,17 +51,28 @@ def command(
     from compiler.resolve import resolve
 
     loaded = load(spec, settings, packages)
-    resolve(loaded)  # mistakes are told before torch is imported
+    plan = resolve(loaded)  # mistakes are told before torch is imported
 
+    from compiler.engine import ReplayError
+    from compiler.summary import growth_warning
+    from compiler.user_modules import UserModuleError
     from runners.errors import TrainingError
     from runners.train import train
 
+    for warning in filter(None, map(growth_warning, plan.stages)):
+        click.echo(f"warning: {warning}. `archspec build` measures it", err=True)
     folder = output or Path("runs") / loaded.spec.name
     try:
         result = train(loaded, folder, device=device, quiet=quiet)
     except TrainingError as error:
         hint = f"to change the spec, remove {folder} or choose another folder with --output"
         raise click.ClickException(f"{error}\n{hint}") from None
+    except ReplayError as error:
+        message = f"a residual function cannot be trained with its backward strategy: {error}"
+        raise click.ClickException(message) from None
+    except UserModuleError as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command continues from the last epoch in {folder}", err=True)
         raise SystemExit(130) from None

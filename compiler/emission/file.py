@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 
@@ -19,8 +20,9 @@ from compiler.emission.writing import ClassNames, block, camel, docstring, liter
 from compiler.network import Network
 from compiler.plan import NetworkPlan
 
+_MARK = re.compile(r"^Written by archspec \S+ \(sha256 ([0-9a-f]{16})\)", re.MULTILINE)
+_UNSIGNED = "0" * 16
 MARK = "Written by archspec"
-"""In the first lines of every emitted file."""
 TAKEN_OVER = (engine, coefficients, base_stage, self_check)
 
 
@@ -54,7 +56,18 @@ def emit(plan: NetworkPlan, spec: Spec) -> str:
     )
     sources = (*TAKEN_OVER, *PARTS, functions.build)
     whole = f"{_title(spec, title)}\n\n{imports(sources, text)}\n\n{text}".rstrip() + "\n"
-    return re.sub(r"\n{4,}", "\n\n\n", whole)
+    text = re.sub(r"\n{4,}", "\n\n\n", whole)
+    return text.replace(f"(sha256 {_UNSIGNED})", f"(sha256 {_digest(text)})", 1)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_as_emitted(text: str) -> bool:
+    """Whether a file's text is one that `emit` gave, and nobody has changed since."""
+    mark = _MARK.search(text[:5000])
+    return mark is not None and _digest(text.replace(mark[1], _UNSIGNED, 1)) == mark[1]
 
 
 _MAIN = """
@@ -80,7 +93,8 @@ def _title(spec: Spec, title: str) -> str:
     cited = "\n".join(f"    {reference(key)}" for key in spec.cite)
     text = f"""{spec.name}: {spec.summary}
 
-{MARK} {__version__}; imports torch alone. Run this file to check it, or:
+Written by archspec {__version__} (sha256 {_UNSIGNED}); imports torch alone.
+Run this file to check it, or:
 
     model = {title}()
     model.load_state_dict(...)      # weights of archspec.build("{spec.name}") have the same names
@@ -113,4 +127,4 @@ def _network(title: str, network: Network, stages: Sequence[str]) -> str:
     return block(f"class {title}(BaseNetwork):", doc, "", method("__init__(self) -> None", init))
 
 
-__all__ = ["MARK", "CannotEmitError", "emit"]
+__all__ = ["CannotEmitError", "emit", "is_as_emitted"]

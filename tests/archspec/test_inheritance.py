@@ -175,7 +175,7 @@ class TestExtends:
             ('"\\0"', "there is no spec `\\x00`"),
             ('""', "there is no spec ``"),
             ("[parent]", "child.yaml:3:10: error[E105] expected text, found a list"),
-            ("child", "there is no spec `child`"),
+            ("child", "child.yaml:3:10: error[E502] `extends` goes round in a circle: child → "),
         ],
     )
     def test_a_parent_that_is_not_there(self, parent: str, message: str) -> None:

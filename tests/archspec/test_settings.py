@@ -62,6 +62,18 @@ def test_a_coupling_is_set_before_what_changes_it(turn: int) -> None:
     assert load(NAME, settings).spec.stages["trunk"].constants == {"gamma": 0.5}
 
 
+def test_one_setting_needs_no_list() -> None:
+    loaded = load(NAME, "train.epochs=5", "mylab.blocks")
+    assert loaded.spec.train
+    assert (loaded.spec.train.epochs, loaded.packages) == (5, ("mylab.blocks",))
+
+
+def test_a_stage_of_maps_may_be_set() -> None:
+    stage = "stages.more={depth: 1, streams: {x: input}, maps: {A: actnorm}, "
+    more = load(NAME, f"{stage}update: [x = A(x)], output: x}}").spec.stages["more"]
+    assert (more.functions, list(more.maps)) == ({}, ["A"])
+
+
 def test_a_whole_stage_may_be_set() -> None:
     stage = "stages.more={depth: 1, coupling: euler, functions: {F: [tanh]}}"
     assert list(load(NAME, [stage]).spec.stages) == ["trunk", "more"]

@@ -12,6 +12,8 @@ from one_stage import spec as one_spec
 from small_networks import spec as small_spec
 from test_emission import assert_same_bits
 
+from compiler.emission import is_as_emitted
+
 
 def of_streams(*names: str) -> dict[str, Any]:
     first, second = names
@@ -74,3 +76,11 @@ def test_a_lost_gradient_is_found() -> None:
     assert module._worst_gradient([zeros + 1, None], [zeros + 1, zeros + 2]) > 0.1
     assert module._worst_gradient([zeros, zeros + float("nan")], [zeros, zeros + 1]) != 0
     assert not module._worst_gradient([zeros + float("nan")], [zeros + 1]) <= 1e-8
+
+
+def test_a_file_that_was_edited_is_told_from_one_as_written() -> None:
+    text = emitted_text("momrev_vit_digits")
+    assert is_as_emitted(text)
+    assert not is_as_emitted(text.replace("0.9 * v1", "0.8 * v1"))
+    assert not is_as_emitted(text + "\n# mine\n")
+    assert not is_as_emitted("mine = 1\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from one_stage import spec
 
 import archspec
 from archspec.loading import load, zoo
@@ -91,6 +93,18 @@ def test_a_learned_coefficient_is_judged_at_the_worst_end_of_its_range() -> None
     model = archspec.build("momrev_vit_digits", [gamma, "stages.trunk.depth=48"])
     (stage,) = summarise(model, None).stages
     assert "at an end of the range of what it learns" in stage.warning
+
+
+def test_learned_maps_count_as_the_identity() -> None:
+    def growth(update: str, **stage: Any) -> float:
+        one = spec(f"{update}x = 0.5*x + F(y); y += F(x)", **stage)
+        one["stages"]["trunk"]["functions"].pop("A", None)
+        found = stability(resolve(load(one)).stages[0])
+        assert found is not None
+        return found.growth
+
+    for learned in ("actnorm", "invertible_linear"):
+        assert growth("x = A(x); ", maps={"A": learned}) == growth("")
 
 
 def test_scales_that_come_from_the_data_have_no_linear_part() -> None:

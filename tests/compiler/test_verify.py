@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import replace
 
+import numpy
 import pytest
 import torch
+from one_stage import spec as one_spec
 
 import archspec
 from archspec.loading import zoo
 from compiler import engine
 from compiler.summary import summarise
-from compiler.verify import verify
+from compiler.verify import VerificationError, verify
 
 DIGITS = sorted(path.stem for path in zoo().glob("*_digits.yaml"))
 
@@ -155,3 +158,89 @@ def test_normed_features_can_be_counted() -> None:
     spec["stages"]["trunk"]["backward"] = "checkpoint"
     model = archspec.build(spec)
     assert summarise(model, verify(model)).kept_bytes > 0
+
+
+ANNEALED = [
+    "x = A(x)",
+    "x = (0.3 + 0.7*(1 - progress))*x + F(y)",
+    "y = (0.05 + 0.95*(1 - progress))*y + F(x)",
+]
+LINEAR = {"F": ["layer_norm", {"linear": "channels"}]}
+
+
+def test_the_end_of_a_schedule_counts() -> None:
+    one = one_spec(ANNEALED, depth=12, maps={"A": "actnorm"})
+    one["stages"]["trunk"]["functions"] = LINEAR
+    model = archspec.build(one)
+    (stage,) = verify(model)
+    assert not stage.passed
+    assert float(model.stages[0].progress) == 0
+    (summary,) = summarise(model, [stage]).stages
+    assert "amplifies rounding" in summary.warning
+
+
+def test_the_ends_of_what_is_learned_warn_and_do_not_fail() -> None:
+    gamma = {"gamma": {"learn": 0.95, "within": [0.2, 0.99], "per": "channel"}}
+    model = archspec.build(one_spec("x = gamma*x + F(y); y = gamma*y + F(x)", gamma, depth=12))
+    (stage,) = verify(model)
+    assert stage.passed
+    low, high = stage.range_ends
+    assert low.gradient_error > 1e-2 > high.gradient_error
+    (summary,) = summarise(model, [stage]).stages
+    said = "where training may take gamma, at the low end of its range, gradients of stage trunk"
+    assert f"{said} are off by {low.gradient_error:.2g}" in summary.warning
+    assert "high end" not in summary.warning
+    worst = replace(stage, range_ends=(replace(low, gradient_error=math.inf),))
+    plain = summarise(model, [worst]).as_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False))["verification"]["passed"]
+
+
+class Odd(torch.nn.Module):
+    """Functions that cannot be computed again."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.count = how, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        if self.how == "in place":
+            return x.mul_(2)
+        if self.how == "numpy":
+            return x * numpy.random.rand()
+        if self.how == "counter":
+            return x * self.count
+        return x * torch.rand(())
+
+
+def odd(how: str) -> torch.nn.Module:
+    model = archspec.build(one_spec("x += F(y); y += F(x)"))
+    for layer in model.stages[0].layers:
+        layer.F = Odd(how)
+    return model
+
+
+@pytest.mark.parametrize("how", ["numpy", "counter"])
+def test_functions_that_do_not_give_the_same_twice_are_named(how: str) -> None:
+    model = odd(how)
+    (stage,) = verify(model)
+    assert not stage.passed
+    assert not stage.repeatable
+    (summary,) = summarise(model, [stage]).stages
+    assert summary.warning is None
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("in place", "Odd changes its argument in place"), ("torch", "drew random numbers")],
+)
+def test_what_cannot_be_verified_names_its_stage(how: str, message: str) -> None:
+    with pytest.raises(VerificationError, match=f"stage `trunk` cannot be verified: .*{message}"):
+        verify(odd(how))
+
+
+def test_an_inverse_that_amplifies_does_not_blame_the_functions() -> None:
+    settings = ["stages.trunk.constants.gamma=0.5", "stages.trunk.depth=40"]
+    (stage,) = verify(archspec.build("momrev_vit_digits", settings))
+    assert not stage.passed
+    assert stage.repeatable
