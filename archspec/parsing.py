@@ -44,10 +44,10 @@ TIMES = "multiplication is written `*`"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
 _ODD = re.compile(r"[^\t -~]|[#;\\]")
-_PRODUCT = re.compile(
-    r"\)\s*(?!(?:if|else|for|in|is|and|or|not)\b)[\w(]"  # what follows a bracket
-    r"|(?<![\w.])(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?![eE][-+]?[0-9])[A-Za-z_(]"  # or a number
-)
+_FACTOR = r"\s*(?!(?:if|else|for|in|is|and|or|not)\b)[A-Za-z_(]"
+_NUMBER = r"(?<![\w.])(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+|(?![eE][-+]?[0-9]))"
+_PRODUCT = re.compile(rf"(?:\)|{_NUMBER}){_FACTOR}")
+"""What mathematics takes for a product: a name or a bracket right after a bracket or a number."""
 _LET = re.compile(r"\s*([^\W\d]\w*)\s*:=")
 
 _OPERATORS: Mapping[type[ast.operator], Operator] = {

@@ -97,9 +97,9 @@ def parse_program(
     _check_constants(program.constants, stage.depth, (*path, "constants"), mistakes)
     names = _Names(stage, side, path, mistakes, program)
     names.check()
-    # What is not used hides no other mistakes; but a map that is never called has no shape.
+    # What is not used hides no other mistakes.
     only_unused = all(mistake.code == "E203" for mistake in mistakes.found[before:])
-    return program if only_unused and stage.maps.keys() <= names.called else None
+    return program if only_unused else None
 
 
 def _work(stage: Stage) -> int:
@@ -199,16 +199,14 @@ def _check_learned(learned: Learned, path: Path, mistakes: Mistakes) -> None:
     if learned.within is None:
         return
     low, high = learned.within
-    if low >= high:
-        message = "the range is written from low to high"
-        mistakes.value("E206", message, (*path, "within"))
-        return
     # The parameter is the logit of this place, which float32 must tell from the ends.
-    place = (learned.learn - low) / (high - low)
+    place = (learned.learn - low) / (high - low) if low < high else 0.0
     if not 1e-6 <= place <= 1 - 1e-6:
-        lies = "must lie strictly" if low <= learned.learn <= high else "does not lie"
-        message = f"{learned.learn} {lies} inside the range from {low} to {high}"
-        mistakes.value("E206", message, (*path, "learn"))
+        message = f"{learned.learn} does not lie inside the range from {low} to {high}"
+        help = "the range is written from low to high" if low >= high else ""
+        if low <= learned.learn <= high and not help:
+            help = "it must lie strictly inside, a millionth of the range from either end"
+        mistakes.value("E206", message, (*path, "learn"), help)
 
 
 def _check_constant(

@@ -208,7 +208,7 @@ class _StageResolver:
             side=tuple(SidePlan(n, s) for n, s in self.side.items() if n in read),
             start_functions=tuple(f for f in functions if f.name in started),
             functions=tuple(f for f in functions if f.name not in started),
-            maps=tuple(self.maps[name] for name in stage.maps),
+            maps=tuple(self.maps[name] for name in stage.maps if name in self.maps),
             share=stage.share,
             constants=program.constants,
             steps=self.checked.steps,

@@ -109,15 +109,18 @@ def _say_not_written(path: Path | None) -> None:
 
 
 def _emitted(loaded: Loaded, plan: NetworkPlan, path: Path) -> str:
-    """The text of the file; one that archspec has not written is to stay as it is."""
-    from compiler.emission import CannotEmitError, emit
-    from compiler.emission.file import MARK
+    """The text of the file. One that archspec has not written, or that was edited, is to stay."""
+    from compiler.emission import CannotEmitError, emit, is_as_emitted
+    from compiler.user_modules import UserModuleError
 
     try:
-        if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
-            raise click.UsageError(f"{path} is a file that archspec has not written: not replaced")
+        if path.exists() and not is_as_emitted(path.read_text(encoding="utf-8", errors="replace")):
+            raise click.UsageError(
+                f"{path} is a file that archspec has not written, or that was changed since: not "
+                "replaced"
+            )
         return emit(plan, loaded.spec)
-    except CannotEmitError as error:
+    except (CannotEmitError, UserModuleError) as error:
         raise click.UsageError(f"cannot write {path}: {error}") from None
     except OSError as error:
         raise _cannot_write(path, error) from None

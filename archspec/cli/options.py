@@ -10,10 +10,12 @@ import click
 _BETWEEN = re.compile(rf"[,\s{re.escape(os.pathsep)}]+")
 
 
-def _split(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list[str]:
+def _split(
+    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
     """The names in texts that may hold several."""
     del context, option
-    return [name for text in given for name in _BETWEEN.split(text) if name]
+    return tuple(name for text in given for name in _BETWEEN.split(text) if name)
 
 
 settings = click.option(

@@ -62,6 +62,20 @@ def test_a_hopeless_inverse_warns_and_fails(archspec) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_equations_are_not_cut_in_a_pipe(archspec, tmp_path) -> None:
+    term = " + ".join(f"{n}*tanh(F(x2))" for n in range(2, 12))
+    update = f"stages.trunk.update=['x1 += {term}', 'x2 += F(x1)']"
+    streams = "stages.trunk.streams={x1: input, x2: input}"
+    functions = "stages.trunk.functions={F: [linear: channels], G: null}"
+    output = "stages.trunk.output=concat(x1, x2)"
+    settings = [part for text in (update, streams, functions, output) for part in ("--set", text)]
+    done = archspec("build", "rev_vit_digits", *settings, "--no-verify")
+    assert done.returncode == 0, done.stderr
+    assert f"x1 += {term}  x1 -= " in done.stdout
+    assert "…" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) < 1000
+
+
 def test_a_stored_network_has_nothing_to_verify(archspec) -> None:
     done = archspec("build", "vit_digits")
     assert done.returncode == 0, done.stderr

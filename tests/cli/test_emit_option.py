@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -55,6 +56,38 @@ def test_a_file_that_cannot_be_written(archspec, path: str) -> None:
     done = archspec("build", "momrev_vit_digits", "--no-verify", "--emit", path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+    if path != ".":
+        assert "cannot write missing/model.py: No such file" in done.stderr
+
+
+def test_what_was_changed_since_is_not_replaced(archspec, tmp_path: Path) -> None:
+    arguments = ("build", "rev_vit_digits", "--no-verify", "--emit", "model.py")
+    assert archspec(*arguments).returncode == 0
+    with (tmp_path / "model.py").open("a", encoding="utf-8") as file:
+        file.write("# mine\n")
+    done = archspec(*arguments)
+    assert done.returncode == 2
+    assert "changed since: not replaced" in done.stderr
+    assert (tmp_path / "model.py").read_text(encoding="utf-8").endswith("# mine\n")
+
+
+def test_a_partial_file_of_the_users_is_left_alone(archspec, tmp_path: Path) -> None:
+    (tmp_path / "model.py.partial").write_text("mine\n")
+    done = archspec("build", "rev_vit_digits", "--no-verify", "--emit", "model.py")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model.py.partial").read_text() == "mine\n"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_only_what_is_verified_is_written(archspec, tmp_path: Path) -> None:
+    settings = ("--set", "stages.trunk.constants.gamma=0.5", "--set", "stages.trunk.depth=40")
+    failing = ("build", "momrev_vit_digits", *settings, "--emit", "model.py")
+    done = archspec(*failing)
+    assert done.returncode == 1
+    assert "not written: model.py" in done.stderr
+    assert not list(tmp_path.iterdir())
+    assert archspec(*failing, "--no-verify").returncode == 0
+    assert (tmp_path / "model.py").exists()
 
 
 @pytest.fixture
@@ -82,6 +115,93 @@ def test_modules_run_only_where_they_are_allowed(archspec, tmp_path: Path) -> No
     assert emitted.returncode == 2
     assert "blocks.Gated is a module of your own" in emitted.stderr
     assert not (tmp_path / "model.py").exists()
+
+
+ODD = """
+import os
+import numpy
+import torch
+from torch import nn
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return x * numpy.random.rand()
+
+
+class Draws(nn.Module):
+    def forward(self, x):
+        return x * torch.rand(())
+
+
+class Asks(nn.Module):
+    def forward(self, x):
+        return x * (1 if x.sum().item() > 0 else 2)
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return x * 2
+
+
+class Once(nn.Module):
+    def __init__(self):
+        super().__init__()
+        if os.path.exists("made"):
+            raise ValueError("made before")
+        open("made", "w").close()
+
+    def forward(self, x):
+        return x
+"""
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("Random", 1, "the functions of stage `trunk` do not give the same twice for the same"),
+        ("Draws", 1, "stage `trunk` cannot be verified: "),
+        ("Counts", 1, "stage `trunk` cannot be verified: "),
+        ("Asks", 0, "– MACs an input"),
+        ("Once", 2, "making `odd.Once` failed: ValueError: made before"),
+    ],
+)
+def test_odd_modules_end_in_one_message(archspec, tmp_path: Path, name, code, message) -> None:
+    (tmp_path / "modules" / "odd.py").write_text(ODD, encoding="utf-8")
+    (tmp_path / "odd.yaml").write_text(SPEC.replace("blocks.Gated", f"odd.{name}"))
+    done = archspec("build", "odd.yaml", "--allow-modules", "odd")
+    assert done.returncode == code, done.stderr
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if name == "Once":
+        (tmp_path / "made").unlink()
+        done = archspec("build", "odd.yaml", "--allow-modules", "odd", "--emit", "model.py")
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    if name == "Asks":
+        done = archspec("build", "odd.yaml", "--allow-modules", "odd", "--json")
+        found = json.loads(done.stdout)
+        assert found["macs"] is None
+        assert found["kept_bytes"] is None
+        assert found["verification"]["passed"]
+
+
+@pytest.mark.usefixtures("own")
+def test_training_refuses_what_cannot_be_replayed(archspec, tmp_path: Path) -> None:
+    (tmp_path / "modules" / "odd.py").write_text(ODD, encoding="utf-8")
+    functions = "stages.trunk.functions.G=[module: odd.Counts]"
+    settings = ("--set", functions, "--set", "stages.trunk.depth=1", "--set", "train.epochs=1")
+    done = archspec("train", "rev_vit_digits", *settings, "--allow-modules", "odd", "--quiet")
+    assert done.returncode == 1
+    assert "cannot be trained with its backward strategy" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.usefixtures("own")

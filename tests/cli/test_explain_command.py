@@ -55,7 +55,7 @@ def test_without_a_code_all_are_listed(archspec) -> None:
     ("code", "said"),
     [
         ("E31", "there is no error `E31`; did you mean E301?"),
-        ("E999", "did you mean E605?"),
+        ("E999", "there is no error `E999`; `archspec explain` lists them all"),
         ("nothing", "there is no error `nothing`; `archspec explain` lists them all"),
         ("", "there is no error ``; `archspec explain` lists them all"),
     ],

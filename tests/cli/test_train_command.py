@@ -44,6 +44,16 @@ def test_a_spec_without_data_says_so(archspec) -> None:
     assert "error[E605]" in done.stderr
 
 
+def test_a_hopeless_inverse_is_told_before_training(archspec) -> None:
+    settings = ["train.epochs=1", "stages.trunk.constants.gamma=0.5", "stages.trunk.depth=40"]
+    given = [part for setting in (*settings, "data=") for part in ("--set", setting)]
+    done = archspec("train", "momrev_vit_digits", *given)
+    assert "warning: the inverse of stage trunk amplifies rounding" in done.stderr
+    assert "`archspec build` measures it" in done.stderr
+    done = archspec("train", "momrev_vit_digits", "--set", "data=")
+    assert "warning" not in done.stderr
+
+
 def test_the_main_job_reaches_97_percent(archspec) -> None:
     """The README's first command, whole."""
     done = archspec("train", "momrev_vit_digits", "--json")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from one_stage import spec
 
 import archspec
 from archspec.loading import load
-from compiler.counting import costs, kept_bytes, parameters
+from compiler.counting import costs, kept_bytes, kept_bytes_per_input, parameters
 from compiler.memory import LiveBytes
+from compiler.network import build
 from compiler.resolve import resolve
+from compiler.summary import summarise
 
 
 def test_macs_of_a_vision_transformer_by_formula() -> None:
@@ -53,3 +56,28 @@ def test_counting_leaves_the_generator_alone() -> None:
     costs(plan)
     kept_bytes(plan)
     assert torch.equal(before, torch.get_rng_state())
+
+
+MODULES = """
+from torch import nn
+
+
+class Asks(nn.Module):
+    def forward(self, x):
+        return x * (1 if x.sum().item() > 0 else 2)
+"""
+
+
+def test_modules_that_need_values_leave_costs_unknown(tmp_path, monkeypatch) -> None:
+    (tmp_path / "asking.py").write_text(MODULES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    one = spec("x += F(y); y += F(x)", functions={"F": [{"module": "asking.Asks"}]})
+    plan = resolve(load(one, allow_modules=["asking"]))
+    found = costs(plan)
+    assert found["stages.trunk"].macs is None
+    assert found["head"].macs == 16 * 3
+    assert kept_bytes_per_input(plan) is None
+    summary = summarise(build(plan), None)
+    assert summary.macs is None
+    assert summary.kept_bytes_stored is None
+    assert summary.stages[0].parameters == 0

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from one_stage import network, shown, stage_plan
+from one_stage import network, shown, spec, stage_plan
 
 from archspec.diagnostics import SpecError
 from archspec.expressions import (
     Number,
     show,
 )
+from archspec.loading import load
 from archspec.spec import Drawn, Learned
+from compiler.resolve import resolve
 
 Explain = Callable[..., str]
 
@@ -206,6 +208,35 @@ def test_mistakes_in_a_coupling_are_shown_in_its_file(explain: Explain) -> None:
         "    7 |   - x += F(x)",
         "      |          ^^^^",
     ]
+
+
+def test_what_is_inherited_and_not_used_is_taken_away_with_a_null(explain: Explain) -> None:
+    base = SPEC.format(update="    - x += G(x)").replace("F:", "G:")
+    Path("base.yaml").write_text(base, encoding="utf-8")
+    trunk = "{constants: {h: 1}, functions: {H: [tanh]}, update: [x = H(x)], backward: store}"
+    child = f"archspec: 1\nname: child\nextends: base\nstages: {{trunk: {trunk}}}\n"
+    said = explain(child)
+    assert said.count("error[E203]") == 2
+    assert said.count("  help: ") == 1
+    assert "  help: take it away with `G: null` under `functions`" in said
+    assert explain(child.replace("h: 1", "").replace("{H:", "{G: null, H:")) == ""
+
+
+def test_what_is_not_used_hides_no_other_mistake() -> None:
+    constants = {"h": 0.1}
+    mistakes = said("x += F(x); y += G(x)", constants, functions={"P": ["relu"]})
+    assert re.findall("E[0-9]+", mistakes) == ["E203", "E203", "E301"]
+    mistakes = said("x += F(y); y += G(x)", constants, functions={"F": [{"attention": 3}]})
+    assert re.findall("E[0-9]+", mistakes) == ["E401", "E203"]
+    mistakes = said("x += F(y); y += G(x)", maps={"W": "actnorm", "V": "squeeze"})
+    assert re.findall("E[0-9]+", mistakes) == ["E203", "E203"]
+
+
+def test_a_stage_may_have_maps_alone() -> None:
+    text = spec("x = W(x)", streams="x", maps={"W": "actnorm"}, output="x")
+    del text["stages"]["trunk"]["functions"]
+    (stage,) = resolve(load(text)).stages
+    assert (stage.functions, len(stage.maps)) == ((), 1)
 
 
 def test_plans_keep_how_constants_are_made() -> None:

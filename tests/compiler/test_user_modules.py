@@ -51,6 +51,11 @@ class Broken(nn.Module):
         raise KeyError("no such thing")
 
 
+class InPlace(nn.Module):
+    def forward(self, tokens):
+        return tokens.mul_(2)
+
+
 function = torch.tanh
 """
 
@@ -117,7 +122,12 @@ def test_nothing_is_imported_unless_it_is_allowed(allowed: list[str]) -> None:
         ("torch.nn.Linear", "E404 `torch.nn.Linear` would run code"),
         ("own_blocks.gates.Linear", "is torch.nn.modules.linear.Linear, which is not in an"),
         ("own_blocks.lent.Gated", "is own_blocks_2.gates.Gated, which is not in an allowed pack"),
-        ("own_blocks.gates.Gaited", "`own_blocks.gates` has no class `Gaited`"),
+        (
+            "own_blocks.gates.Gaited",
+            "has no class `Gaited`; did you mean `Gated`?  names here: Broken, Gated, InPlace, "
+            "Nested, Wide",
+        ),
+        ("own_blocks.gates.InPlace", "`own_blocks.gates.InPlace` edits its argument in place"),
         ("own_blocks.gats.Gated", "importing `own_blocks.gats` failed: ModuleNotFoundError"),
         ("own_blocks.gates.function", "is not a class of torch.nn.Module"),
         ("own_blocks.gates.torch", "is not a class of torch.nn.Module"),
