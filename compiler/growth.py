@@ -126,6 +126,7 @@ def layer_matrix(plan: StagePlan, layer: int, coefficients: Mapping[str, float])
     values = {name: _Linear(0.0, unit[i]) for i, name in enumerate(streams)}
     none = torch.zeros(size, dtype=torch.float64)
     values.update({name: _Linear(value, none) for name, value in coefficients.items()})
+    values.update({side.name: _Linear(0.0, none) for side in plan.side})
     fixed = fixed_values(plan.constants, layer, plan.depth)
     for step in plan.steps:
         if isinstance(step, Permutation):

@@ -15,6 +15,8 @@ from torch.nn import functional
 import archspec
 from archspec.diagnostics import SpecError
 from compiler.network import Network
+from compiler.summary import summarise
+from compiler.verify import verify
 
 FUNCTIONS: dict[str, Any] = {
     "F": ["layer_norm", {"attention": {"heads": 2, "masked": True}}],
@@ -25,6 +27,7 @@ SIDE: dict[str, Any] = {
     "time": {"features": [3]},
     "pull": {"tokens": [5, 8]},
 }
+SIDE_OF_TWO = {name: SIDE[name] for name in ("mask", "pull")}
 UPDATE = ["x += F(y, mask)", "k := pull*tanh(x)", "y = y*exp(tanh(pull)) + G(x, time) + k"]
 
 
@@ -180,3 +183,13 @@ def test_what_is_wrong_with_side_inputs(update: Any, side: Any, message: str) ->
     with pytest.raises(SpecError) as caught:
         archspec.build(spec(update, side))
     assert message in shown(caught.value)
+
+
+def test_a_network_with_side_inputs_is_summarised() -> None:
+    """Growth leaves side inputs out, and so a scale that reads one has none."""
+    plain = archspec.build(spec("x += pull*F(y, mask); y = 0.5*y + pull + x", side=SIDE_OF_TWO))
+    (stage,) = summarise(plain, verify(plain)).stages
+    assert stage.inverse_growth is not None
+    scaled = archspec.build(spec())
+    (stage,) = summarise(scaled, verify(scaled)).stages
+    assert stage.inverse_growth is None
