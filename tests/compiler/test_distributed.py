@@ -28,7 +28,7 @@ LIMIT = 300
 """Seconds."""
 
 CRASHED = re.compile(r"Signal (6|11) ")
-"""About one launch in thirty ended inside PyTorch 2.15 ("malloc(): unaligned tcache chunk"), at no
+"""One launch in about forty ended inside PyTorch 2.15 ("malloc(): unaligned tcache chunk"), at no
 case in particular. A crash is not a result; a second one in a row is."""
 
 Results = dict[str, list[float | str]]
