@@ -85,13 +85,10 @@ class _Layer:
         given = "".join(f", {variable(name)}: Tensor" for name in self.given)
         parameters = ", ".join(f"{variable(s.name)}: Tensor" for s in self.plan.streams)
         keywords = f", *{given}" if given else ""
-        doc = {"forward": "One layer, written out.", "inverse": "What the layer made these of."}[
-            method
-        ]
         used = [name for name in self.learned if self.is_read(name)]
         coefficients = [f'{variable(n)} = self.coefficients.value("{n}")' for n in used]
         body = "\n".join(
-            [f'"""{doc}"""', *coefficients, *lines, f"return {streams}" + self.comma()]
+            [f'"""{DOCS[method]}"""', *coefficients, *lines, f"return {streams}" + self.comma()]
         )
         head = f"def {method}(self, {parameters}{keywords}) -> tuple[Tensor, ...]:"
         if len(head) > 92:
@@ -220,9 +217,8 @@ class _Layer:
         if isinstance(step, Affine) and self.plan.invertible:
             inverse = self.function(self.inverse_value(step), step)
         fields.append(f"inverse={inverse}")
-        fields += [
-            f"{n}={literal(v)}" for n in ("coefficients", "temporaries") if (v := getattr(run, n))
-        ]
+        fields += [f"coefficients={literal(run.coefficients)}"] if run.coefficients else []
+        fields += [f"temporaries={literal(run.temporaries)}"] if run.temporaries else []
         fields += ["is_temporary=True"] if run.is_temporary else []
         lines = "".join(f"{field},\n" for field in fields)
         return f"Update(\n{indent(lines, '    ')})"

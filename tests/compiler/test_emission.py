@@ -124,7 +124,7 @@ def assert_same_bits(spec: Any, side: dict[str, Tensor] | None = None, batch: in
     assert [name for name in found if not torch.equal(found[name], wanted[name])] == []
     other.train()
     for stage in other.stages:
-        assert module.plain_error(stage, batch) < 1e-13
+        assert module.plain_error(stage, batch) == 0
         error = module.roundtrip_error(stage, batch)
         assert (error is None) == bool(stage.facts.obstacles)
         assert error is None or error < 1e-7
