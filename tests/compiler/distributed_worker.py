@@ -3,8 +3,10 @@ prints how far gradients and weights are from those of one process with the whol
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -401,7 +403,8 @@ CASES: dict[str, Callable[[], float]] = {
 }
 
 
-def outcome(run: Callable[[], float]) -> float | str:
+def outcome(name: str, run: Callable[[], float]) -> float | str:
+    print(name, file=sys.stderr, flush=True)  # shown if a process crashes: it was in this case
     try:
         return run()
     except Exception:
@@ -411,7 +414,8 @@ def outcome(run: Callable[[], float]) -> float | str:
 def main() -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     warnings.simplefilter("error")
-    results = {name: outcome(run) for name, run in CASES.items()}
+    faulthandler.enable()
+    results = {name: outcome(name, run) for name, run in CASES.items()}
     everyone: list[Any] = [None, None]
     dist.all_gather_object(everyone, results)
     if dist.get_rank() == 0:
