@@ -103,6 +103,29 @@ Constant = Annotated[
 Backward = Literal["reversible", "checkpoint", "store"]
 
 
+class FloatArithmetic(Kind):
+    """Streams are floating-point numbers, and an inverse is as good as their rounding."""
+
+    kind: Literal["float"] = "float"
+
+
+class ExactArithmetic(Kind):
+    """Streams lie on a fixed-point grid; what updates lose of them is kept, and they are
+    reconstructed bit for bit."""
+
+    kind: Literal["exact"] = "exact"
+    shorthand: ClassVar[str] = "fraction_bits"
+    fraction_bits: int = Field(14, ge=0, le=22)
+    """Streams are multiples of 2^-fraction_bits, and stay below 2^(24 - fraction_bits)."""
+
+
+AnyArithmetic = FloatArithmetic | ExactArithmetic
+ArithmeticEntry = Annotated[
+    Annotated[AnyArithmetic, Field(discriminator="kind")],
+    OneKey("arithmetic", *AnyArithmetic.__args__),
+]
+
+
 class Stage(Model):
     """`depth` layers of one update program on named streams."""
 
@@ -128,6 +151,8 @@ class Stage(Model):
     """What leaves the stage: a stream, or an expression such as `concat(x1, x2)`."""
     backward: Backward = "reversible"
     """How the backward pass comes by activations: reconstructed, recomputed, or stored."""
+    arithmetic: ArithmeticEntry = FloatArithmetic()
+    """Whether streams are reconstructed to rounding, or exactly."""
     coupling: FileName | None = None
     """A named coupling, which stands for its streams, constants, update and output."""
 

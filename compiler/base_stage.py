@@ -23,6 +23,8 @@ from compiler.engine import (
     run_checkpointed,
     run_reversible,
 )
+from compiler.exact import Grid, check_range, on_grid
+from compiler.information import Information
 
 STRATEGIES = ("reversible", "checkpoint", "store")
 HALF = (torch.float16, torch.bfloat16)
@@ -46,6 +48,10 @@ class Facts:
     obstacles: str = ""
     """Why the program has no inverse in training; empty if it has one."""
     invertible_in_evaluation: bool = True
+    fraction_bits: int | None = None
+    """Of the grid that the streams lie on, where arithmetic is exact."""
+    needs_information: bool = False
+    """Whether an exact inverse reads what the forward pass has kept."""
 
 
 class BaseStage(nn.Module):
@@ -104,24 +110,46 @@ class BaseStage(nn.Module):
         return self.start(entry)
 
     def forward(
-        self, *streams: Tensor, draws: Sequence[Values] | None = None, **side: Tensor
+        self,
+        *streams: Tensor,
+        draws: Sequence[Values] | None = None,
+        information: Information | None = None,
+        **side: Tensor,
     ) -> Any:
         """Streams before the first layer → streams after the last, as tuples in the spec's order.
 
         `draws` gives the drawn coefficients layer by layer, as `draw` does; by default they are
-        drawn here.
+        drawn here. Exact arithmetic rounds streams to its grid first, and writes what updates lose
+        into `information`, an empty `Information()` that `inverse` is to be given. Raises
+        `RangeError` where a stream leaves the range of the grid.
         """
         values = named(streams, self.facts.streams)
         given = self._given(streams[0], draws, side)
-        return tuple(self._strategy(streams)(self.program(), values, given).values())
+        strategy = self._strategy(streams)
+        if self.facts.fraction_bits is None:
+            return tuple(strategy(self.program(), values, given).values())
+        if information is None:
+            information = Information(keeps=strategy is run_reversible)
+        grid = Grid(self.facts.fraction_bits)
+        values = {name: on_grid(value, grid) for name, value in values.items()}
+        for name, value in values.items():
+            information.watch(-1, name, value)
+        final = strategy(self.program(), values, given, information)
+        check_range(information, grid, self.facts.name)
+        return tuple(final.values())
 
     def inverse(
-        self, *streams: Tensor, draws: Sequence[Values] | None = None, **side: Tensor
+        self,
+        *streams: Tensor,
+        draws: Sequence[Values] | None = None,
+        information: Information | None = None,
+        **side: Tensor,
     ) -> Any:
         """Streams after the last layer → streams before the first: the derived inverse.
 
-        Drawn coefficients must be given where they are random. Raises RuntimeError for a program
-        without an inverse, and where dropout makes the functions random.
+        Drawn coefficients must be given where they are random, and, for exact arithmetic, the
+        `information` that `forward` has filled. Raises RuntimeError for a program without an
+        inverse, and where dropout makes the functions random.
         """
         facts = self.facts
         if facts.obstacles:
@@ -136,9 +164,15 @@ class BaseStage(nn.Module):
                 "this stage draws coefficients at random in training: give forward and inverse the "
                 "same `draws`, from stage.draw(stream)"
             )
+        if information is None and facts.needs_information:
+            raise RuntimeError(
+                f"the updates of stage `{facts.name}` lose bits of the streams, which its exact "
+                "inverse needs: give forward and inverse the same `information`, at first an empty "
+                "archspec.Information()"
+            )
         given = self._given(streams[0], draws, side)
         random = RandomState(streams[0].device)
-        values = invert(self.program(), named(streams, facts.final), given)
+        values = invert(self.program(), named(streams, facts.final), given, information)
         if random.has_moved():
             raise RuntimeError(
                 f"a function of stage `{facts.name}` drew random numbers, so that this is not "
@@ -174,6 +208,13 @@ class BaseStage(nn.Module):
         return [{**drawn, **everywhere} for drawn in draws]
 
     def _strategy(self, streams: Sequence[Tensor]) -> Callable[..., Values]:
+        half = any(stream.dtype in HALF for stream in streams)
+        if half and self.facts.fraction_bits is not None:
+            raise RuntimeError(
+                f"the streams of stage `{self.facts.name}` are in half precision, which does not "
+                "hold the grid of exact arithmetic: keep the model in float32 and use "
+                "torch.autocast"
+            )
         if not torch.is_grad_enabled() or self.backward == "store" or is_transformed():
             return run
         if self.backward == "checkpoint":
@@ -181,7 +222,7 @@ class BaseStage(nn.Module):
         if not self.training and not self.facts.invertible_in_evaluation:
             # The gradient is still wanted, and there is nothing to reconstruct from.
             return run
-        if any(stream.dtype in HALF for stream in streams):
+        if half:
             raise RuntimeError(
                 f"the streams of stage `{self.facts.name}` are in half precision, in which they "
                 "cannot be reconstructed well enough for a gradient: keep the model in float32 and "

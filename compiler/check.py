@@ -86,7 +86,7 @@ def check_invertible(
             if isinstance(step, General):
                 _explain_general(statement, place, mistakes)
             elif not _reads_target_indirectly(step, versions):
-                factor = _Factor(step, steps, program.constants)
+                factor = Factor(step, steps, program.constants)
                 _check_scale(factor, program.constants, values, depth, place, mistakes)
             versions.streams[step.target] += 1
 
@@ -162,7 +162,7 @@ def _explain_general(statement: Assign, place: Path, mistakes: Mistakes) -> None
 # Rule 2: scales ----------------------------------------------------------------------------------
 
 
-class _Factor:
+class Factor:
     """The factor of a step's target, with the temporaries that it is made of."""
 
     def __init__(
@@ -191,7 +191,7 @@ class _Factor:
 
 
 def _check_scale(
-    factor: _Factor,
+    factor: Factor,
     constants: Mapping[str, Constant],
     values: LayerValues,
     depth: int,
@@ -253,7 +253,7 @@ def invertible_in_evaluation(
         return True
     known = [ranges(constants, evaluation_values(constants))]
     values = LayerValues(constants, depth)
-    factors = [_Factor(step, steps, constants) for step in steps if isinstance(step, Affine)]
+    factors = [Factor(step, steps, constants) for step in steps if isinstance(step, Affine)]
     return all(
         _is_safe(bounds)
         for factor in factors
@@ -347,7 +347,7 @@ def _work(
         total += count_parts(expression, counts) * (depth if "layer" in read else 1) * draws
     for step in steps:
         if isinstance(step, Affine):
-            factor = _Factor(step, steps, constants)
+            factor = Factor(step, steps, constants)
             parts = (step.scale, *factor.parts.values())
             size = sum(count_parts(part, counts) for part in parts)
             draws = 1 + count_combinations(constants, factor.read)

@@ -7,7 +7,7 @@ the update in question, replays the residual function there, and fills the handl
 replay saves. The graph is the real one, so hooks, accumulation, frozen parameters and gradients of
 gradients need no special case.
 
-This file imports torch alone and can be read, or taken away, by itself.
+Beside torch this file imports the two of exact arithmetic alone.
 
 A *step* is one update of one layer. What a step saves falls into groups: one for each *call* of a
 residual function, and one for the *arithmetic* around them. A group is captured as a whole.
@@ -30,6 +30,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from compiler.exact import Exact, StraightThrough
+from compiler.information import Information
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -67,6 +70,8 @@ class Update:
     coefficients: tuple[str, ...] = ()
     temporaries: tuple[str, ...] = ()
     is_temporary: bool = False
+    exact: Exact | None = None
+    """How it is computed instead, both ways, where the stage's arithmetic is exact."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,10 @@ class Layer:
 class Direct:
     """Evaluates calls as they come: for stored activations, and where no gradient is wanted."""
 
-    def __init__(self, layout: torch.memory_format, dtype: torch.dtype) -> None:
-        self.layout, self.dtype = layout, dtype
+    def __init__(
+        self, layout: torch.memory_format, dtype: torch.dtype, information: Information
+    ) -> None:
+        self.layout, self.dtype, self.information = layout, dtype, information
 
     def arithmetic(self, step: Step) -> None:
         """Called before a step's calls and the arithmetic around them."""
@@ -124,6 +131,11 @@ class Direct:
     ) -> Tensor:
         """The result of one call, in the dtype of the streams."""
         return invoke(function, arguments, self.dtype)
+
+    @torch.no_grad()
+    def advance(self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor) -> Tensor:
+        """The new value of an exact update."""
+        return exact.form.advance(value, scale, change, exact.grid, self.information)
 
 
 def invoke(function: nn.Module, arguments: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -149,7 +161,17 @@ def execute(step: Step, layer: Layer, values: Values, tracer: Direct) -> None:
     for index, call in enumerate(step.calls):
         arguments = [argument(scope) for argument in call.arguments]
         scope[call.result] = tracer.call(step, index, layer.functions[call.function], arguments)
-    values[step.target] = settled(step.forward(scope), tracer.layout)
+    value = step.forward(scope) if step.exact is None else advanced(step.exact, step, scope, tracer)
+    values[step.target] = settled(value, tracer.layout)
+
+
+def advanced(exact: Exact, step: Update, scope: Values, tracer: Direct) -> Tensor:
+    """The new value of an exact update, with the gradients of its formula."""
+    target, scale, change = scope[step.target], exact.scale(scope), exact.rest(scope)
+    value: Tensor = StraightThrough.apply(
+        tracer.advance(exact, target, scale, change), target, scale, change
+    )
+    return value
 
 
 def layout_of(values: Values) -> torch.memory_format:
@@ -179,32 +201,52 @@ def settled(value: Tensor, layout: torch.memory_format) -> Tensor:
     return value.contiguous(memory_format=layout)
 
 
-def run(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
-    """Run layers forward as plain autograd would. `draws` holds each layer's drawn coefficients."""
-    direct = Direct(layout_of(values), dtype_of(values))
+def run(
+    layers: Sequence[Layer],
+    values: Values,
+    draws: Sequence[Values],
+    information: Information | None = None,
+) -> Values:
+    """Run layers forward as plain autograd would. `draws` holds each layer's drawn coefficients;
+    what exact updates lose goes into `information`."""
+    direct = Direct(layout_of(values), dtype_of(values), information or Information(keeps=False))
     values = laid_out(values, direct.layout)
     streams = tuple(values)
-    for layer, drawn in zip(layers, draws, strict=True):
+    for number, (layer, drawn) in enumerate(zip(layers, draws, strict=True)):
         values.update(drawn)
         for step in layer.steps:
             execute(step, layer, values, direct)
+            watch(step, number, values, direct.information)
         values = {name: values[name] for name in streams}
     return values
 
 
-def invert(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
-    """Run the inverse program: from the streams after the last layer to those before the first."""
+def watch(step: Step, layer: int, values: Values, information: Information) -> None:
+    """Take down how large an exact update has made its stream."""
+    if isinstance(step, Update) and step.exact is not None:
+        information.watch(layer, step.target, values[step.target])
+
+
+def invert(
+    layers: Sequence[Layer],
+    values: Values,
+    draws: Sequence[Values],
+    information: Information | None = None,
+) -> Values:
+    """Run the inverse program: from the streams after the last layer to those before the first.
+    Exact updates read `information`, and leave it as it is."""
     values = dict(values)
     streams = tuple(values)
+    kept = information.copy() if information else Information()
     for layer, drawn in zip(reversed(layers), reversed(draws), strict=True):
         values.update(drawn)
         for index in reversed(range(len(layer.steps))):
-            _undo(layer, index, values)
+            _undo(layer, index, values, kept)
         values = {name: values[name] for name in streams}
     return values
 
 
-def _undo(layer: Layer, index: int, values: Values) -> None:
+def _undo(layer: Layer, index: int, values: Values, kept: Information) -> None:
     step = layer.steps[index]
     if isinstance(step, Permute):
         values.update(zip(step.sources, [values[t] for t in step.targets], strict=True))
@@ -215,8 +257,15 @@ def _undo(layer: Layer, index: int, values: Values) -> None:
         values.pop(step.target, None)
     else:
         _provide_temporaries(layer, index, values)
-        assert step.inverse is not None
-        values[step.target] = step.inverse(_scope(layer, step, values))
+        values[step.target] = recovered(step, _scope(layer, step, values), kept)
+
+
+def recovered(step: Update, scope: Values, kept: Information) -> Tensor:
+    """The old value of a step's target."""
+    if step.exact is not None:
+        return step.exact.retreat(scope, step.target, kept)
+    assert step.inverse is not None
+    return step.inverse(scope)
 
 
 def _provide_temporaries(layer: Layer, index: int, values: Values) -> None:
@@ -542,7 +591,7 @@ class Recorder(Direct):
     """Runs steps forward while a tape takes down what the graph would save."""
 
     def __init__(self, tape: Tape) -> None:
-        super().__init__(tape.layout, tape.dtype)
+        super().__init__(tape.layout, tape.dtype, tape.information)
         self.tape = tape
         self.group: Group | None = None
         self.kept: set[int] = set()
@@ -620,8 +669,17 @@ _CHANGED = (
 class Tape:
     """The record of one forward pass over some layers, from which saved tensors are rebuilt."""
 
-    def __init__(self, layers: Sequence[Layer], draws: Sequence[Values], values: Values) -> None:
-        self.draws = draws
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        draws: Sequence[Values],
+        values: Values,
+        information: Information,
+        first: int = 0,
+    ) -> None:
+        """`first` is the number of the first layer; what exact updates lose goes into
+        `information`."""
+        self.draws, self.information, self.first = draws, information, first
         self.layout, self.dtype = layout_of(values), dtype_of(values)
         self.steps = [
             (n, i, s) for n, layer in enumerate(layers) for i, s in enumerate(layer.steps)
@@ -657,6 +715,7 @@ class Tape:
                     values.update(self.draws[layer_index])
                 flags = {name: value.requires_grad for name, value in values.items()}
                 execute(step, layer, values, recorder)
+                watch(step, self.first + layer_index, values, self.information)
                 if isinstance(step, Permute):
                     self.open_step()
                 self.needs_grad.append(flags)
@@ -699,6 +758,12 @@ class Tape:
 
     def materialise(self, handle: Handle) -> None:
         """Fill the handles of a handle's group. Subclasses say how the streams there are found."""
+        raise NotImplementedError
+
+    def advance_again(
+        self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor
+    ) -> Tensor:
+        """What stands for the new value of an exact update in a replay of its arithmetic."""
         raise NotImplementedError
 
     def layer_of(self, step: int) -> Layer:
@@ -816,7 +881,7 @@ class _Replayed(Direct):
     """Answers calls with the results of their replay, as leaves of the same kind."""
 
     def __init__(self, tape: Tape, step: int) -> None:
-        super().__init__(tape.layout, tape.dtype)
+        super().__init__(tape.layout, tape.dtype, tape.information)
         self.tape, self.step = tape, step
 
     def call(
@@ -825,6 +890,11 @@ class _Replayed(Direct):
         """The replayed result."""
         needs = self.tape.calls[self.step][index].result_needs_grad
         return self.tape.results[self.step, index].detach().requires_grad_(needs)
+
+    @torch.no_grad()
+    def advance(self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor) -> Tensor:
+        """As the tape has it."""
+        return self.tape.advance_again(exact, value, scale, change)
 
 
 @contextmanager
@@ -928,20 +998,39 @@ class _Inverse(nn.Module):
 class ReversibleTape(Tape):
     """Rebuilds streams by undoing steps, from the final streams backwards."""
 
-    def __init__(self, layers: Sequence[Layer], draws: Sequence[Values], values: Values) -> None:
-        super().__init__(layers, draws, values)
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        draws: Sequence[Values],
+        values: Values,
+        information: Information,
+        first: int = 0,
+    ) -> None:
+        super().__init__(layers, draws, values, information, first)
+        self.kept: Information | None = None
+        """The side information where the replay stands."""
         self.position = 0
         """How many steps are not undone."""
         self.waiting: set[tuple[int, int]] = set()
         """The groups (step, call) that this pass has not captured yet."""
         self.exit: weakref.ref[Any] | None = None
         self.final: list[Kept] = []
-        """The final streams, where the graph of a gradient may outlive the stage's exit."""
+        """What the exit saves, where the graph of a gradient may outlive it."""
         self.names: tuple[str, ...] = ()
 
-    def restart(self, final: Sequence[Tensor]) -> None:
-        """Stand at the end of the layers, with their final streams."""
+    def leave(self, final: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The final streams, and the tensors of the information: for the exit to keep, and to
+        free."""
+        tensors = self.information.tensors()
+        nothing = torch.empty(0)
+        self.information = self.information.with_tensors([nothing] * len(tensors))
+        return (*final, *tensors)
+
+    def restart(self, left: Sequence[Tensor]) -> None:
+        """Stand at the end of the layers, with what `leave` gave."""
+        final, tensors = left[: len(self.names)], left[len(self.names) :]
         self.values = {n: t.detach() for n, t in zip(self.names, final, strict=True)}
+        self.kept = self.information.with_tensors(tensors)
         self.position = len(self.steps)
         self.results.clear()
         groups = (*self.arithmetic, *(group for calls in self.calls for group in calls))
@@ -962,8 +1051,14 @@ class ReversibleTape(Tape):
         elif handle.tensor is None:
             self.undo(again=True)
         if not self.waiting:  # nothing is left to replay: let the streams go
-            self.values = None
+            self.values = self.kept = None
             self.results.clear()
+
+    def advance_again(
+        self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor
+    ) -> Tensor:
+        """Anything: the new value is known, and only what is saved on the way is wanted."""
+        return value
 
     @contextmanager
     def capture(self, group: Group) -> Iterator[set[int]]:
@@ -973,7 +1068,7 @@ class ReversibleTape(Tape):
         self.waiting.discard((group.step, group.call))
 
     def final_streams(self) -> tuple[Tensor, ...]:
-        """The streams that left the stage, while the graph keeps them."""
+        """What the exit saves, while the graph keeps it."""
         if self.final:
             return tuple(unpack(kept) for kept in self.final)
         node = self.exit() if self.exit else None
@@ -1007,9 +1102,9 @@ class ReversibleTape(Tape):
         else:
             self.provide_temporaries(index)
             self.provide_calls(index)
-            assert step.inverse is not None
-            recovered = step.inverse(self.scope(index))
-            values[step.target] = settled(recovered, self.layout)
+            assert self.kept is not None
+            old = recovered(step, self.scope(index), self.kept)
+            values[step.target] = settled(old, self.layout)
             if self.arithmetic[index].handles:
                 self.replay_arithmetic(index)
         self.forget_results(index)
@@ -1059,19 +1154,36 @@ class ReversibleTape(Tape):
 class CheckpointTape(Tape):
     """Keeps the streams before its layers, and rebuilds by running forward from there."""
 
-    def __init__(self, layers: Sequence[Layer], draws: Sequence[Values], values: Values) -> None:
-        super().__init__(layers, draws, values)
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        draws: Sequence[Values],
+        values: Values,
+        information: Information,
+        first: int = 0,
+    ) -> None:
+        super().__init__(layers, draws, values, information, first)
         self.start: dict[str, Kept] = {}
+        self.start_information = self.kept = information.copy()
 
     def record(self, values: Values) -> Values:
         """Run forward, keeping the streams at the start."""
         values = laid_out(values, self.layout)
         self.start = {name: Kept(value.detach()) for name, value in values.items()}
-        return super().record(values)
+        final = super().record(values)
+        self.information = self.start_information  # what comes after is for the layers after
+        return final
+
+    def advance_again(
+        self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor
+    ) -> Tensor:
+        """The new value."""
+        return exact.form.advance(value, scale, change, exact.grid, self.kept)
 
     def materialise(self, handle: Handle) -> None:
         """Run everything again; each group on the way is captured."""
         del handle
+        self.kept = self.start_information.copy()
         self.values = {name: unpack(kept) for name, kept in self.start.items()}
         for index, (_, _, step) in enumerate(self.steps):
             values = self.values
@@ -1085,13 +1197,13 @@ class CheckpointTape(Tape):
 
 
 class _Exit(torch.autograd.Function):
-    """The one door out of a reversible stage. Saves the final streams, and stands its tape at the
-    end of the stage when a backward pass comes through."""
+    """The one door out of a reversible stage. Saves the final streams and the side information, and
+    stands its tape at the end of the stage when a backward pass comes through."""
 
     @staticmethod
     def forward(ctx: Any, tape: ReversibleTape, *streams: Tensor) -> tuple[Tensor, ...]:
         """The streams as they are."""
-        ctx.save_for_backward(*streams)
+        ctx.save_for_backward(*tape.leave(streams))
         ctx.mark_non_differentiable(*(s for s in streams if not s.requires_grad))
         ctx.set_materialize_grads(False)
         ctx.tape = weakref.ref(tape)  # it lives as long as a handle asks for it
@@ -1101,11 +1213,11 @@ class _Exit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The cotangents as they are."""
-        streams, tape = ctx.saved_tensors, ctx.tape()
+        left, tape = ctx.saved_tensors, ctx.tape()
         if tape is not None:
-            tape.restart(streams)
+            tape.restart(left)
             if torch.is_grad_enabled():  # a gradient of the gradient need not come this way
-                tape.final = [Kept(stream.detach()) for stream in streams]
+                tape.final = [Kept(tensor.detach()) for tensor in left]
         return (None, *cotangents)
 
 
@@ -1142,10 +1254,16 @@ def _check_refused(values: Values) -> None:
 
 
 @_uncompiled
-def run_reversible(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
-    """Run layers; backward rebuilds activations from the final streams."""
+def run_reversible(
+    layers: Sequence[Layer],
+    values: Values,
+    draws: Sequence[Values],
+    information: Information | None = None,
+) -> Values:
+    """Run layers; backward rebuilds activations from the final streams, and, of exact updates, from
+    what they lose, which goes into `information`."""
     _check_refused(values)
-    tape = ReversibleTape(layers, draws, values)
+    tape = ReversibleTape(layers, draws, values, information or Information())
     tape.names = tuple(values)
     final = tape.record(values)
     if not any(stream.requires_grad for stream in final.values()):
@@ -1155,9 +1273,16 @@ def run_reversible(layers: Sequence[Layer], values: Values, draws: Sequence[Valu
 
 
 @_uncompiled
-def run_checkpointed(layers: Sequence[Layer], values: Values, draws: Sequence[Values]) -> Values:
-    """Run layers; backward runs each layer again from the streams kept before it."""
+def run_checkpointed(
+    layers: Sequence[Layer],
+    values: Values,
+    draws: Sequence[Values],
+    information: Information | None = None,
+) -> Values:
+    """Run layers; backward runs each layer again from the streams kept before it, and, for exact
+    updates that read it, the information kept so far."""
     _check_refused(values)
-    for layer, drawn in zip(layers, draws, strict=True):
-        values = CheckpointTape([layer], [drawn], values).record(values)
+    information = information or Information(keeps=False)
+    for number, (layer, drawn) in enumerate(zip(layers, draws, strict=True)):
+        values = CheckpointTape([layer], [drawn], values, information, number).record(values)
     return values

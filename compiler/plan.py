@@ -148,6 +148,8 @@ class StagePlan:
     share: bool
     """All layers have the same functions and maps."""
     constants: Mapping[str, Constant]
+    fraction_bits: int | None
+    """Of the grid that the streams lie on, where arithmetic is exact."""
     steps: tuple[Step, ...]
     output: Expression
     result: Shape

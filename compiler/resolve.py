@@ -11,7 +11,7 @@ from archspec.expressions import RESERVED, Assign, Call, Expression, Let, Name, 
 from archspec.layers import Layer
 from archspec.loading import Loaded
 from archspec.shapes import Features, Shape, ShapeError, Sizes
-from archspec.spec import Drawn, Learned, Spec, Stage
+from archspec.spec import Drawn, ExactArithmetic, Learned, Spec, Stage
 from archspec.tree import Path
 from compiler.canonical import canonical, map_of, reads
 from compiler.check import check_arithmetic, check_invertible, invertible_in_evaluation
@@ -211,6 +211,7 @@ class _StageResolver:
             maps=tuple(self.maps[name] for name in stage.maps if name in self.maps),
             share=stage.share,
             constants=program.constants,
+            fraction_bits=fraction_bits(stage),
             steps=self.checked.steps,
             output=program.output,
             result=output,
@@ -401,3 +402,9 @@ class _StageResolver:
 
 class _Noted(Exception):
     """A mistake that has been noted already."""
+
+
+def fraction_bits(stage: Stage) -> int | None:
+    """Of the grid of a stage's streams; None where its arithmetic is that of floats."""
+    arithmetic = stage.arithmetic
+    return arithmetic.fraction_bits if isinstance(arithmetic, ExactArithmetic) else None

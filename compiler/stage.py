@@ -16,6 +16,8 @@ from compiler.base_stage import BaseStage, Facts, named
 from compiler.canonical import call_reads, lift_calls, reads
 from compiler.coefficients import Coefficient, Coefficients
 from compiler.constants import NUMBERS, fixed_values
+from compiler.exact import Exact, Grid, on_grid
+from compiler.forms import Choice, Choices, choices, needs_information
 from compiler.functions import build_function, build_layers, build_map
 from compiler.lower import affine, affine_inverse, lower, lower_stream
 from compiler.plan import (
@@ -52,12 +54,12 @@ class Functions(nn.Module):
 class LayerModule(Functions):
     """One layer: its functions, unless all layers share them, and its learned coefficients."""
 
-    def __init__(self, plan: StagePlan, index: int) -> None:
+    def __init__(self, plan: StagePlan, index: int, chosen: Choices) -> None:
         own = ((), ()) if plan.share else (plan.functions, plan.maps)
         super().__init__(*own, Sizes.of(layer=index, depth=plan.depth))
         self.coefficients = Coefficients(learned(plan), channel_shape(plan))
-        self.plan, self.index = plan, index
-        self.steps = lower_steps(plan, index)
+        self.plan, self.index, self.chosen = plan, index, chosen
+        self.steps = lower_steps(plan, index, chosen)
 
     def run_with(self, functions: Mapping[str, nn.Module]) -> engine.Layer:
         """This layer as the engine runs it."""
@@ -71,7 +73,7 @@ class LayerModule(Functions):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make the steps again."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.steps = lower_steps(self.plan, self.index)
+        self.steps = lower_steps(self.plan, self.index, self.chosen)
 
 
 def learned(plan: StagePlan) -> dict[str, Coefficient]:
@@ -89,13 +91,18 @@ def channel_shape(plan: StagePlan) -> tuple[int, ...]:
     return (shape.channels, *(1,) * (-1 - channel_dimension(shape)))
 
 
-def lower_steps(plan: StagePlan, index: int) -> tuple[engine.Step, ...]:
+def lower_steps(plan: StagePlan, index: int, chosen: Choices) -> tuple[engine.Step, ...]:
     """The program of one layer, its fixed constants folded in."""
     values = fixed_values(plan.constants, index, plan.depth)
-    return tuple(_lower_step(step, plan, values) for step in plan.steps)
+    return tuple(
+        _lower_step(step, plan, values, choice)
+        for step, choice in zip(plan.steps, chosen, strict=True)
+    )
 
 
-def _lower_step(step: Step, plan: StagePlan, values: Mapping[str, Any]) -> engine.Step:
+def _lower_step(
+    step: Step, plan: StagePlan, values: Mapping[str, Any], choice: Choice | None
+) -> engine.Step:
     if isinstance(step, Permutation):
         return engine.Permute(step.targets, step.sources)
     if isinstance(step, Mapped):
@@ -124,7 +131,23 @@ def _lower_step(step: Step, plan: StagePlan, values: Mapping[str, Any]) -> engin
             if isinstance(other, Temporary) and other.name in read
         ),
         is_temporary=isinstance(step, Temporary),
+        exact=_exact(step, plan, values, choice),
     )
+
+
+def _exact(
+    step: Affine | General | Temporary,
+    plan: StagePlan,
+    values: Mapping[str, Any],
+    choice: Choice | None,
+) -> Exact | None:
+    """How an update is computed on the grid, where there is one."""
+    if choice is None or not isinstance(step, Affine):
+        return None
+    assert plan.fraction_bits is not None
+    scale, rest = fold(step.scale, values), fold(step.rest, values)
+    added = lower_stream(rest, step.target)
+    return Exact(Grid(plan.fraction_bits), choice.form, lower(scale), added)
 
 
 def like(value: Expression, plan: StagePlan) -> str:
@@ -140,7 +163,11 @@ def _both_ways(
     if isinstance(step, Temporary):
         return lower_stream(fold(step.value, values), like(step.value, plan)), None
     if isinstance(step, General):
-        return lower_stream(fold(step.value, values), step.target), None
+        value = lower_stream(fold(step.value, values), step.target)
+        if plan.fraction_bits is None:
+            return value, None
+        grid = Grid(plan.fraction_bits)
+        return lambda scope: on_grid(value(scope), grid), None
     scale, rest = fold(step.scale, values), fold(step.rest, values)
     forward = lower_stream(affine(scale, step.target, rest), step.target)
     if not plan.invertible:
@@ -161,7 +188,8 @@ class Stage(BaseStage):
     """A stage whose program is a plan."""
 
     def __init__(self, plan: StagePlan, classes: int) -> None:
-        super().__init__(facts(plan), plan.backward)
+        chosen = choices(plan)
+        super().__init__(facts(plan, chosen), plan.backward)
         self.plan = plan
         self.transition = build_layers(plan.transition)
         starts = {
@@ -170,7 +198,7 @@ class Stage(BaseStage):
         self.starts = nn.ModuleDict(starts)
         if plan.share:
             self.shared = Functions(plan.functions, plan.maps, Sizes.of(depth=plan.depth))
-        self.layers = nn.ModuleList(LayerModule(plan, i) for i in range(plan.depth))
+        self.layers = nn.ModuleList(LayerModule(plan, i, c) for i, c in enumerate(chosen))
 
     def program(self) -> list[engine.Layer]:
         """The layers as the engine runs them."""
@@ -206,7 +234,7 @@ class Stage(BaseStage):
         return _filled(value, streams[0], self.plan.result)
 
 
-def facts(plan: StagePlan) -> Facts:
+def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
     """What a stage has to know of its plan."""
     drawn = {n: c for n, c in plan.constants.items() if isinstance(c, Drawn)}
     return Facts(
@@ -219,6 +247,8 @@ def facts(plan: StagePlan) -> Facts:
         reads_progress=plan.reads_progress,
         obstacles="\n".join(map(str, plan.obstacles)),
         invertible_in_evaluation=plan.invertible_in_evaluation,
+        fraction_bits=plan.fraction_bits,
+        needs_information=plan.invertible and needs_information(chosen),
     )
 
 

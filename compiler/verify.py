@@ -15,6 +15,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from torch import Tensor
 from archspec.shapes import Shape
 from archspec.spec import Learned
 from compiler.coefficients import Coefficients
+from compiler.exact import Grid
+from compiler.information import Information
 from compiler.network import Network
 from compiler.stage import Stage
 
@@ -181,7 +184,7 @@ def _measure(trial: Stage, dtype: torch.dtype, batch: int, seed: int) -> _Measur
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         # Drawn in double precision, so that both precisions see the same.
-        streams = [_random(batch, s.shape, dtype) for s in trial.plan.streams]
+        streams = [_gridded(_random(batch, s.shape, dtype), trial) for s in trial.plan.streams]
         side = {s.name: _random(batch, s.shape, dtype) for s in trial.plan.side}
         invertible = trial.backward == "reversible"
         roundtrip, gain = _roundtrip(trial, streams, side) if invertible else (None, None)
@@ -202,6 +205,12 @@ def _random(batch: int, shape: Shape, dtype: torch.dtype) -> Tensor:
     return torch.randn(batch, *shape.sizes, dtype=torch.float64).to(dtype)
 
 
+def _gridded(value: Tensor, stage: Stage) -> Tensor:
+    """The nearest value that the streams of a stage can have."""
+    bits = stage.plan.fraction_bits
+    return value if bits is None else Grid(bits).rounded(value)
+
+
 def worst(errors: Iterable[float]) -> float:
     """The largest error; NaN, if any is."""
     found = list(errors)
@@ -210,19 +219,21 @@ def worst(errors: Iterable[float]) -> float:
 
 @torch.no_grad()
 def _roundtrip(
-    stage: Stage, streams: Sequence[Tensor], side: Mapping[str, Tensor]
-) -> tuple[float, float]:
+    stage: Stage, streams: Sequence[Tensor], side: Mapping[str, Any]
+) -> tuple[float, float | None]:
     # Dropout and batch statistics are off; where only the training program has an inverse, the
     # stage itself stays in training.
     stage.eval()
     stage.training = not stage.plan.invertible_in_evaluation
-    draws = stage.draw(streams[0])
-    final = stage(*streams, draws=draws, **side)
-    back = stage.inverse(*final, draws=draws, **side)
-    moved = [s + PERTURBATION * _norm([s]) / _norm([n]) * n for s, n in _with_noise(final)]
-    apart = _relative(stage.inverse(*moved, draws=draws, **side), back)
+    draws, information = stage.draw(streams[0]), Information()
+    final = stage(*streams, draws=draws, information=information, **side)
+    back = stage.inverse(*final, draws=draws, information=information, **side)
+    gain = None
+    if stage.plan.fraction_bits is None:  # a grid has nothing between its points
+        moved = [s + PERTURBATION * _norm([s]) / _norm([n]) * n for s, n in _with_noise(final)]
+        gain = _relative(stage.inverse(*moved, draws=draws, **side), back) / PERTURBATION
     stage.train()
-    return _relative(back, streams), apart / PERTURBATION
+    return _relative(back, streams), gain
 
 
 def _with_noise(streams: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -11,7 +11,7 @@ import torch
 from archspec import __version__
 from archspec.citations import reference
 from archspec.spec import Spec
-from compiler import base_stage, coefficients, engine, functions, self_check
+from compiler import base_stage, coefficients, engine, exact, functions, information, self_check
 from compiler.emission.modules import CannotEmitError, made
 from compiler.emission.numbers import unmarked
 from compiler.emission.sources import PARTS, body, definitions, imports
@@ -23,7 +23,7 @@ from compiler.plan import NetworkPlan
 _MARK = re.compile(r"^Written by archspec \S+ \(sha256 ([0-9a-f]{16})\)", re.MULTILINE)
 _UNSIGNED = "0" * 16
 MARK = "Written by archspec"
-TAKEN_OVER = (engine, coefficients, base_stage, self_check)
+TAKEN_OVER = (information, exact, engine, coefficients, base_stage, self_check)
 
 
 def emit(plan: NetworkPlan, spec: Spec) -> str:

@@ -19,7 +19,7 @@ from compiler.emission.modules import made
 from compiler.emission.numbers import Group, unmarked
 from compiler.emission.writing import ClassNames, block, camel, docstring, entries, literal, method
 from compiler.plan import FunctionPlan, StagePlan
-from compiler.stage import Stage, facts
+from compiler.stage import Stage
 
 
 def stage_classes(stage: Stage, known: ClassNames) -> tuple[list[str], str]:
@@ -65,7 +65,7 @@ def _ranges(layers: Sequence[int]) -> str:
 
 def _init(stage: Stage, titles: Sequence[str], groups: Sequence[Group]) -> str:
     plan = stage.plan
-    found = replace(facts(plan), obstacles=_why(plan))
+    found = replace(stage.facts, obstacles=_why(plan))
     known = entries([f"{name}={literal(value)}" for name, value in vars(found).items()])
     lines = [
         f"super().__init__(Facts({known}), {literal(plan.backward)})",

@@ -53,7 +53,7 @@ def test_a_wrong_inverse_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
             replace(step, inverse=step.forward) if isinstance(step, engine.Update) else step
             for step in layer.steps
         )
-    monkeypatch.setattr("compiler.stage.lower_steps", lambda plan, index: layer.steps)
+    monkeypatch.setattr("compiler.stage.lower_steps", lambda plan, index, chosen: layer.steps)
     (stage,) = verify(model)
     assert not stage.passed
     assert stage.roundtrip_error > 0.1

@@ -1,0 +1,345 @@
+"""Exact arithmetic: streams on a fixed-point grid, and what multiplying them would lose.
+
+Streams are floating-point tensors whose values are multiples of one grid *unit*, few enough of
+them that float32 holds each: residual functions see the same values forward and in the replay. An
+update `t' = s*t + r` adds r rounded to the grid, which is undone bit for bit. Multiplying by s
+loses log2(1/|s|) bits of each element, and a *form* says how these are kept as side information:
+
+- `Unit`: s is 1 or -1, and nothing is lost.
+- `Parity`: s is a half, a quarter or a sixteenth, of either sign: t is divided with a remainder,
+  whose bits are packed, eight to a byte.
+- `Remainder`: s = n/d is a small rational. The remainder by d is pushed on a stack of digits, and
+  one by n is taken from it: log2(d/n) bits, which is all that is lost (the information buffer of
+  Maclaurin, Duvenaud and Adams 2015, with floor division throughout).
+- `Monotone`: any scale, also one learned or read from streams. t' = round(s*t), and the index of t
+  among all that round to the same goes on the stack.
+- `Gauge`: t is held as t/g, where g is the product of its scales so far: its updates are additions.
+
+All integers are held in float64, which is exact below 2^53 and, on CPUs, a hundred times as fast
+to divide as int64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiler.information import Bits, Gauged, Information, Multiplier, is_known
+
+MANTISSA = 24
+"""Bits of float32: fewer than 2^24 units either way are each a float32 number."""
+GAUGE_BITS = 26
+"""How many bits a gauge may add to the 24 of its stream."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Multiples of 2^-fraction_bits, below 2^(24 - fraction_bits) in absolute value."""
+
+    fraction_bits: int
+
+    @property
+    def unit(self) -> float:
+        """The distance of neighbours."""
+        return 2.0**-self.fraction_bits
+
+    @property
+    def limit(self) -> float:
+        """The first power of two past the range."""
+        return 2.0 ** (MANTISSA - self.fraction_bits)
+
+    def rounded(self, value: Tensor) -> Tensor:
+        """The nearest multiples of the unit, in a tensor of their own."""
+        return torch.mul(value, 1 / self.unit).round_().mul_(self.unit)
+
+    def units(self, value: Tensor) -> Tensor:
+        """Values of the grid counted in units, float64, in a tensor of their own."""
+        return torch.mul(value, 1 / self.unit).double()
+
+
+# The range ----------------------------------------------------------------------------------------
+
+
+class RangeError(RuntimeError):
+    """A stream left the range of its grid."""
+
+
+def check_range(information: Information, grid: Grid, stage: str) -> None:
+    """Raises `RangeError` for the first stream that left the grid's range since the last check.
+    Waits for the device, once."""
+    peaks, information.peaks = information.peaks, []
+    if not peaks or not is_known(peaks[0][2]):
+        return
+    largest = torch.stack([peak for _, _, peak in peaks]).tolist()
+    for (layer, name, _), value in zip(peaks, largest, strict=True):
+        if not value < grid.limit:  # so that NaN is found
+            raise RangeError(_left(grid, stage, layer, name, value))
+
+
+def _left(grid: Grid, stage: str, layer: int, name: str, value: float) -> str:
+    where = f"at layer {layer}" if layer >= 0 else "before the first layer"
+    text = (
+        f"stage `{stage}`, {where}: stream `{name}` reached {value:.6g}, and with "
+        f"`arithmetic: {{exact: {grid.fraction_bits}}}` streams stay below {grid.limit:g}. "
+    )
+    if not math.isfinite(value):
+        return text + "It is no number: a lower learning rate, or gradient clipping, may help"
+    bits = MANTISSA - 1 - math.floor(math.log2(value))
+    if bits < 0:
+        return text + "Nothing reaches so far but `arithmetic: float`"
+    return text + f"`{{exact: {bits}}}` reaches {2.0 ** (MANTISSA - bits):g}"
+
+
+# Forms --------------------------------------------------------------------------------------------
+
+
+class Form:
+    """How `s*t` is computed on the grid. `change` is what is added to it, unrounded."""
+
+    carries = False
+    """Whether new values depend on the information kept so far."""
+
+    def advance(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """The new value of a stream; what it loses goes into `kept`."""
+        raise NotImplementedError
+
+    def retreat(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """The old value from the new one, with what was kept, which leaves `kept`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Unit(Form):
+    """A scale of 1 or -1, or, drawn for evaluation, 0."""
+
+    def advance(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """s*t + r: all of these are on the grid."""
+        return grid.rounded(change).add_(_times(scale, value))
+
+    def retreat(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """(t' - r)/s, where 1/s is s."""
+        return _times(scale, value - grid.rounded(change))
+
+
+@dataclass(frozen=True)
+class Parity(Form):
+    """A scale of ±2^-count, with the remainder's bits packed."""
+
+    count: int
+
+    def advance(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """sign(s)*floor(t/2^count) + r."""
+        quotient = torch.mul(value, 2.0**-self.count / grid.unit).floor_()
+        if kept.keeps:
+            remainder = torch.mul(value, 1 / grid.unit).sub_(quotient, alpha=2**self.count)
+            shape = tuple(value.shape)
+            bits = kept.packed.get(shape, Bits())
+            kept.packed[shape] = bits.push(self.count, remainder.to(torch.uint8))
+        return grid.rounded(change).add_(_times(_sign(scale), quotient.mul_(grid.unit)))
+
+    def retreat(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """The quotient times 2^count, and the remainder."""
+        quotient = _times(_sign(scale), value - grid.rounded(change))
+        shape = tuple(value.shape)
+        digit, kept.packed[shape] = kept.packed[shape].pull(self.count)
+        return quotient.mul(2.0**self.count).add_(digit, alpha=grid.unit)
+
+
+@dataclass(frozen=True)
+class Remainder(Form):
+    """A scale of ±numerator/denominator."""
+
+    numerator: int
+    denominator: int
+    carries = True
+
+    def advance(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """With t = q*d + remainder: ±(q*n + a digit of the stack) + r."""
+        units = grid.units(value)
+        quotient = torch.div(units, self.denominator).floor_()
+        digit = units.sub_(quotient, alpha=self.denominator)
+        stack = kept.stack(value).push(self.denominator, digit, self.denominator)
+        digit, kept.stacks[tuple(value.shape)] = stack.take(self.numerator)
+        scaled = quotient.mul_(self.numerator).add_(digit).mul_(grid.unit)
+        return grid.rounded(change).add_(_times(_sign(scale), scaled.to(value.dtype)))
+
+    def retreat(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """The digit goes back on the stack, and the remainder is pulled from it."""
+        units = grid.units(_times(_sign(scale), value - grid.rounded(change)))
+        quotient = torch.div(units, self.numerator).floor_()
+        digit = units.sub_(quotient, alpha=self.numerator)
+        stack = kept.stack(value).put(self.numerator, digit)
+        digit, kept.stacks[tuple(value.shape)] = stack.pull(self.denominator)
+        old = quotient.mul_(self.denominator).add_(digit).mul_(grid.unit)
+        return old.to(value.dtype)
+
+
+@dataclass(frozen=True)
+class Monotone(Form):
+    """Any scale of which no more than `largest` neighbouring values round to the same.
+
+    The scale is taken as float32, so that in float64 its product with a value of the grid, 24 bits
+    by 24, is exact. Then v = floor(|s|*t + 1/2) exactly where (v - 1/2)/|s| <= t < (v + 1/2)/|s|,
+    and rounding these quotients to float64 moves them past no integer.
+    """
+
+    largest: int
+
+    def advance(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """sign(s)*round(|s|*t) + r."""
+        size, units = _size(scale), grid.units(value)
+        scaled = torch.mul(units, size).add_(0.5).floor_()
+        if kept.keeps:
+            first, count = _preimage(scaled, size)
+            stack = kept.stack(value).push(count, units.sub_(first), self.largest)
+            kept.stacks[tuple(value.shape)] = stack
+        new = _times(_sign(scale), scaled.mul_(grid.unit).to(value.dtype))
+        return grid.rounded(change).add_(new)
+
+    def retreat(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """The element of the preimage that the stack names."""
+        scaled = grid.units(_times(_sign(scale), value - grid.rounded(change)))
+        first, count = _preimage(scaled, _size(scale))
+        index, kept.stacks[tuple(value.shape)] = kept.stack(value).pull(count)
+        return first.add_(index).mul_(grid.unit).to(value.dtype)
+
+
+def _preimage(scaled: Tensor, size: Multiplier) -> tuple[Tensor, Tensor]:
+    """The first integer that rounds to each of `scaled`, and how many do."""
+    first = torch.sub(scaled, 0.5).div_(size).ceil_()
+    following = torch.add(scaled, 0.5).div_(size).ceil_()
+    return first, following.sub_(first)
+
+
+@dataclass(frozen=True)
+class Gauge(Form):
+    """Any scale but one that reads streams, for the stream `name`, which is held as t/g."""
+
+    name: str
+    carries = True
+
+    def advance(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """t/g + round(r/g')."""
+        old = kept.gauged.get(self.name) or Gauged(grid.units(value))
+        gauge = old.gauge * _exactly(scale)
+        units = self._step(change, gauge, grid).add_(old.units)
+        kept.gauged[self.name] = Gauged(units, (*old.gauges, gauge))
+        return torch.mul(units, gauge * grid.unit).to(value.dtype)
+
+    def retreat(
+        self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
+    ) -> Tensor:
+        """t/g from t'/g'."""
+        new = kept.gauged[self.name]
+        units = new.units - self._step(change, new.gauge, grid)
+        old = kept.gauged[self.name] = Gauged(units, new.gauges[:-1])
+        return torch.mul(units, old.gauge * grid.unit).to(value.dtype)
+
+    def _step(self, change: Tensor, gauge: Multiplier, grid: Grid) -> Tensor:
+        return torch.div(change.double(), gauge * grid.unit).round_()
+
+
+def _sign(scale: Multiplier) -> Multiplier:
+    return torch.sign(scale) if isinstance(scale, Tensor) else math.copysign(1.0, scale)
+
+
+def _times(sign: Multiplier, value: Tensor) -> Tensor:
+    """The value itself where the sign is 1."""
+    return value if isinstance(sign, float) and sign == 1 else value * sign
+
+
+def _size(scale: Multiplier) -> Multiplier:
+    """The absolute value, of float32's precision, in float64."""
+    if isinstance(scale, Tensor):
+        return scale.abs().float().double()
+    return abs(torch.tensor(scale, dtype=torch.float32, device="cpu").item())
+
+
+def _exactly(scale: Multiplier) -> Multiplier:
+    return scale.double() if isinstance(scale, Tensor) else scale
+
+
+# In the graph -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exact:
+    """How an update is computed: its form, its scale, and what it adds, each from the values that
+    the update reads."""
+
+    grid: Grid
+    form: Form
+    scale: Callable[[dict[str, Tensor]], Multiplier]
+    rest: Callable[[dict[str, Tensor]], Tensor]
+
+    def retreat(self, scope: dict[str, Tensor], target: str, kept: Information) -> Tensor:
+        """The old value of the target, from the new one and all else that the update read."""
+        scale, rest = self.scale(scope), self.rest(scope)
+        return self.form.retreat(scope[target], scale, rest, self.grid, kept)
+
+
+class StraightThrough(torch.autograd.Function):
+    """A new value of an update in the place of `scale*target + rest`, with the gradients of that:
+    rounding counts as the identity."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(new: Tensor, target: Tensor, scale: Multiplier, rest: Tensor) -> Tensor:
+        """The new value."""
+        return new.view_as(new)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Saves what a product needs for its gradients."""
+        _, target, scale, _ = inputs
+        ctx.number = None if isinstance(scale, Tensor) else scale
+        if isinstance(scale, Tensor):
+            ctx.save_for_backward(scale, *((target,) if ctx.needs_input_grad[2] else ()))
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        """The cotangents of the product and of the sum."""
+        for_scale: Tensor | None = None
+        if ctx.number is not None:
+            for_target = cotangent if ctx.number == 1 else cotangent * ctx.number
+        else:
+            scale, *target = ctx.saved_tensors
+            for_target = cotangent * scale
+            if target:
+                for_scale = (cotangent * target[0]).sum_to_size(scale.shape)
+        return None, for_target, for_scale, cotangent
+
+
+def on_grid(value: Tensor, grid: Grid) -> Tensor:
+    """A value rounded to the grid, with the gradient of the identity."""
+    new = grid.rounded(value.detach())
+    rounded: Tensor = StraightThrough.apply(new, value, 1.0, new)
+    return rounded

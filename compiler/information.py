@@ -1,0 +1,254 @@
+"""The side information of exact arithmetic: what updates lose, kept for their inverses.
+
+This file imports torch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+Multiplier = Tensor | float
+WORD = 52
+"""Bits of a stack's word that are used: float64 is exact below 2^53."""
+SPILL = 32
+"""Low bits that leave a word when it is full."""
+
+
+@dataclass(frozen=True)
+class Spill:
+    """Low digits that left the words of a stack, before push number `at`."""
+
+    at: int
+    values: Tensor
+    """int32: of all elements, or, one after another, of those that had so many."""
+    everywhere: bool
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack of digits for each element, of any radix each: one number in mixed radix.
+
+    A stack is never changed; each operation gives another.
+    """
+
+    word: Tensor
+    """float64 integers below 2^52."""
+    pushes: int = 0
+    bound: int = 0
+    """No word is larger."""
+    spills: tuple[Spill, ...] = ()
+
+    def push(self, radix: Multiplier, digit: Tensor, largest: int) -> Stack:
+        """With `digit`, from 0 to radix - 1, on top; no radix exceeds `largest`."""
+        room = self._with_room(largest)
+        word = torch.mul(room.word, radix).add_(digit)
+        bound = room.bound * largest + largest - 1
+        return replace(room, word=word, pushes=self.pushes + 1, bound=bound)
+
+    def pull(self, radix: Multiplier) -> tuple[Tensor, Stack]:
+        """What was pushed last, with its radix; and the stack before."""
+        quotient = torch.div(self.word, radix).floor_()
+        digit = self.word - quotient * radix
+        return digit, replace(self, word=quotient, pushes=self.pushes - 1)._refilled()
+
+    def take(self, radix: float) -> tuple[Tensor, Stack]:
+        """A digit from 0 to radix - 1 that the stack happens to have, zero where it is empty."""
+        quotient = torch.div(self.word, radix).floor_()
+        digit = self.word - quotient * radix
+        return digit, replace(self, word=quotient, bound=self.bound // int(radix))
+
+    def put(self, radix: float, digit: Tensor) -> Stack:
+        """The stack before `take` gave this digit."""
+        return replace(self, word=torch.mul(self.word, radix).add_(digit))
+
+    def _with_room(self, radix: int) -> Stack:
+        """Room for one more digit, so that words stay exact. They are looked at only when their
+        bound is spent: that waits for the device."""
+        if (self.bound + 1) * radix <= 2**WORD:
+            return self
+        if not is_known(self.word):
+            return self._spilled_everywhere()
+        found = replace(self, bound=int(self.word.max()))
+        # A little room would soon be spent again.
+        return found if (found.bound + 1) * radix**8 <= 2**WORD else found._spilled()
+
+    def _spilled(self) -> Stack:
+        large = self.word >= 2.0**SPILL
+        share = float(large.mean(dtype=torch.float64))
+        # Which elements have spilled takes a bit of each.
+        if SPILL * (1 - share) < 1:
+            return self._spilled_everywhere()
+        high, values = self._divided()
+        word = torch.where(large, high.mul_(2).add_(1), self.word * 2)
+        spill = Spill(self.pushes, values[large], False)
+        bound = max(2 * (self.bound >> SPILL) + 1, 2 ** (SPILL + 1))
+        return Stack(word, self.pushes, bound, (*self.spills, spill))
+
+    def _spilled_everywhere(self) -> Stack:
+        high, values = self._divided()
+        spills = (*self.spills, Spill(self.pushes, values, True))
+        return Stack(high, self.pushes, self.bound >> SPILL, spills)
+
+    def _divided(self) -> tuple[Tensor, Tensor]:
+        high = torch.mul(self.word, 2.0**-SPILL).floor_()
+        low = self.word - high * 2.0**SPILL
+        return high, low.sub_(2.0 ** (SPILL - 1)).to(torch.int32)
+
+    def _refilled(self) -> Stack:
+        """What spilled before the push that has been undone is put back."""
+        if not self.spills or self.spills[-1].at != self.pushes:
+            return self
+        spill, word = self.spills[-1], self.word
+        values = spill.values.double().add_(2.0 ** (SPILL - 1))
+        if spill.everywhere:
+            whole = torch.mul(word, 2.0**SPILL).add_(values)
+        else:
+            half = torch.mul(word, 0.5).floor_()
+            large = word != 2 * half
+            low = torch.zeros_like(word).masked_scatter_(large, values)
+            whole = torch.where(large, half * 2.0**SPILL + low, half)
+        return replace(self, word=whole, spills=self.spills[:-1])
+
+    @property
+    def bits(self) -> float:
+        """Bits of information an element holds, on average."""
+        spilled = SPILL * sum(spill.values.numel() for spill in self.spills) / self.word.numel()
+        return spilled + float(torch.log2(self.word + 1).mean())
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A stack of bits for each element, eight to a byte."""
+
+    full: tuple[tuple[Tensor, int], ...] = ()
+    """Bytes, and how many bits of each are used."""
+    top: Tensor | None = None
+    used: int = 0
+
+    def push(self, count: int, digit: Tensor) -> Bits:
+        """With `count` more bits: `digit` (uint8), below 2^count."""
+        if self.top is None:
+            return Bits(self.full, digit, count)
+        if self.used + count > 8:
+            return Bits((*self.full, (self.top, self.used)), digit, count)
+        return Bits(self.full, torch.mul(self.top, 2**count).add_(digit), self.used + count)
+
+    def pull(self, count: int) -> tuple[Tensor, Bits]:
+        """The digit pushed last, and the stack before."""
+        assert self.top is not None
+        digit, rest = self.top.bitwise_and(2**count - 1), self.top.bitwise_right_shift(count)
+        if self.used > count:
+            return digit, Bits(self.full, rest, self.used - count)
+        if not self.full:
+            return digit, Bits()
+        (top, used), full = self.full[-1], self.full[:-1]
+        return digit, Bits(full, top, used)
+
+    @property
+    def bits(self) -> float:
+        """Bits of information an element holds."""
+        return self.used + sum(used for _, used in self.full)
+
+
+@dataclass(frozen=True)
+class Gauged:
+    """A stream as t/g in units (float64 integers), and g after each of its updates so far."""
+
+    units: Tensor
+    gauges: tuple[Multiplier, ...] = ()
+
+    @property
+    def gauge(self) -> Multiplier:
+        """The product of the scales so far."""
+        return self.gauges[-1] if self.gauges else 1.0
+
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Information:
+    """The side information of one pass through a stage: empty before its first layer, filled by
+    the forward pass, and read by the inverse, which leaves it as it is.
+
+    Streams of one shape share a stack. With `keeps` False only that is kept which later layers
+    read.
+    """
+
+    keeps: bool = True
+    stacks: dict[Shape, Stack] = field(default_factory=dict)
+    packed: dict[Shape, Bits] = field(default_factory=dict)
+    gauged: dict[str, Gauged] = field(default_factory=dict)
+    peaks: list[tuple[int, str, Tensor]] = field(default_factory=list)
+    """The layer (-1 is before the first), the stream, and the largest absolute value that it had
+    there: to be checked once, since that waits for the device."""
+
+    def copy(self) -> Information:
+        """Another container of the same tensors."""
+        return Information(self.keeps, dict(self.stacks), dict(self.packed), dict(self.gauged))
+
+    def stack(self, like: Tensor) -> Stack:
+        """The stack for streams of a shape."""
+        known = self.stacks.get(tuple(like.shape))
+        return known or Stack(torch.zeros_like(like, dtype=torch.float64))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors in it but the peaks, in an order of their own."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.rebuilt(note)
+        return found
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Information:
+        """The same with other tensors in the places of its own, in the order of `tensors()`."""
+        following = iter(tensors)
+        return self.rebuilt(lambda _: next(following))
+
+    def rebuilt(self, of: Callable[[Tensor], Tensor]) -> Information:
+        """The same with `of(tensor)` in place of each tensor."""
+
+        def stack(old: Stack) -> Stack:
+            spills = tuple(replace(spill, values=of(spill.values)) for spill in old.spills)
+            return replace(old, word=of(old.word), spills=spills)
+
+        def bits(old: Bits) -> Bits:
+            top = None if old.top is None else of(old.top)
+            return Bits(tuple((of(byte), used) for byte, used in old.full), top, old.used)
+
+        def gauged(old: Gauged) -> Gauged:
+            gauges = (of(g) if isinstance(g, Tensor) else g for g in old.gauges)
+            return Gauged(of(old.units), tuple(gauges))
+
+        return Information(
+            self.keeps,
+            {shape: stack(old) for shape, old in self.stacks.items()},
+            {shape: bits(old) for shape, old in self.packed.items()},
+            {name: gauged(old) for name, old in self.gauged.items()},
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def bits_per_element(self) -> float:
+        """Bits of information in the stacks, over the shapes that they are for."""
+        stacked = sum(stack.bits for stack in self.stacks.values())
+        return stacked + sum(bits.bits for bits in self.packed.values())
+
+    def watch(self, layer: int, name: str, value: Tensor) -> None:
+        """Take down how large a stream is."""
+        self.peaks.append((layer, name, value.detach().abs().amax()))
+
+
+def is_known(tensor: Tensor) -> bool:
+    """Whether a tensor has values: those of shape alone, meta or fake, have none."""
+    return tensor.device.type != "meta" and not hasattr(tensor, "fake_device")
