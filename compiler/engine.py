@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -31,7 +32,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compiler.exact import Exact, StraightThrough
+from compiler.exact import Exact, ExactMap, Grid, StraightThrough
 from compiler.information import Information
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -91,6 +92,9 @@ class Map:
     map: str
     coefficients: tuple[str, ...] = ()
     temporaries: tuple[str, ...] = ()
+    grid: Grid | None = None
+    """Where the stage's arithmetic is exact, and the map not exact by itself: then the module has
+    `advance` and `retreat`, which are."""
 
     @property
     def calls(self) -> tuple[Call, ...]:
@@ -133,9 +137,15 @@ class Direct:
         return invoke(function, arguments, self.dtype)
 
     @torch.no_grad()
-    def advance(self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor) -> Tensor:
-        """The new value of an exact update."""
-        return exact.form.advance(value, scale, change, exact.grid, self.information)
+    def exactly(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
+        """What exact arithmetic makes of a stream's old value."""
+        return compute(self.information)
+
+    @torch.no_grad()
+    def map_exactly(self, step: Map, map: nn.Module, value: Tensor) -> Tensor:
+        """What a map makes of a stream, exactly."""
+        assert step.grid is not None
+        return _exact_map(map).advance(value, step.grid, self.information)
 
 
 def invoke(function: nn.Module, arguments: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -152,7 +162,11 @@ def execute(step: Step, layer: Layer, values: Values, tracer: Direct) -> None:
         return
     tracer.arithmetic(step)
     if isinstance(step, Map):
-        mapped = tracer.call(step, 0, layer.functions[step.map], [values[step.target]])
+        old, map = values[step.target], layer.functions[step.map]
+        mapped = tracer.call(step, 0, map, [old])
+        if step.grid is not None:
+            new = tracer.map_exactly(step, map, old.detach())
+            mapped = StraightThrough.apply(new, mapped, 1.0, new)
         values[step.target] = settled(mapped, tracer.layout)
         return
     scope = dict(values)
@@ -167,11 +181,15 @@ def execute(step: Step, layer: Layer, values: Values, tracer: Direct) -> None:
 
 def advanced(exact: Exact, step: Update, scope: Values, tracer: Direct) -> Tensor:
     """The new value of an exact update, with the gradients of its formula."""
-    target, scale, change = scope[step.target], exact.scale(scope), exact.rest(scope)
-    value: Tensor = StraightThrough.apply(
-        tracer.advance(exact, target, scale, change), target, scale, change
-    )
+    old, scale, change = scope[step.target], exact.scale(scope), exact.rest(scope)
+    new = tracer.exactly(old, partial(exact.form.advance, old, scale, change, exact.grid))
+    value: Tensor = StraightThrough.apply(new, old, scale, change)
     return value
+
+
+def _exact_map(map: nn.Module) -> ExactMap:
+    assert isinstance(map, ExactMap)
+    return map
 
 
 def layout_of(values: Values) -> torch.memory_format:
@@ -223,7 +241,7 @@ def run(
 
 def watch(step: Step, layer: int, values: Values, information: Information) -> None:
     """Take down how large an exact update has made its stream."""
-    if isinstance(step, Update) and step.exact is not None:
+    if (isinstance(step, Update) and step.exact) or (isinstance(step, Map) and step.grid):
         information.watch(layer, step.target, values[step.target])
 
 
@@ -251,7 +269,7 @@ def _undo(layer: Layer, index: int, values: Values, kept: Information) -> None:
     if isinstance(step, Permute):
         values.update(zip(step.sources, [values[t] for t in step.targets], strict=True))
     elif isinstance(step, Map):
-        inverse: Callable[[Tensor], Tensor] = layer.functions[step.map].inverse  # type: ignore[assignment]
+        inverse = _inverse_of(step, layer.functions[step.map], kept)
         values[step.target] = inverse(values[step.target])
     elif step.is_temporary:
         values.pop(step.target, None)
@@ -266,6 +284,13 @@ def recovered(step: Update, scope: Values, kept: Information) -> Tensor:
         return step.exact.retreat(scope, step.target, kept)
     assert step.inverse is not None
     return step.inverse(scope)
+
+
+def _inverse_of(step: Map, map: nn.Module, kept: Information) -> Callable[[Tensor], Tensor]:
+    if step.grid is not None:
+        return partial(_exact_map(map).retreat, grid=step.grid, kept=kept)
+    inverse: Callable[[Tensor], Tensor] = map.inverse  # type: ignore[assignment]
+    return inverse
 
 
 def _provide_temporaries(layer: Layer, index: int, values: Values) -> None:
@@ -760,9 +785,7 @@ class Tape:
         """Fill the handles of a handle's group. Subclasses say how the streams there are found."""
         raise NotImplementedError
 
-    def advance_again(
-        self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor
-    ) -> Tensor:
+    def exactly_again(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
         """What stands for the new value of an exact update in a replay of its arithmetic."""
         raise NotImplementedError
 
@@ -832,6 +855,16 @@ class Tape:
             execute(update, layer, values, _Replayed(self, step))
         return values[update.target].detach()
 
+    def through(
+        self, step: int, map: nn.Module, way: Callable[[Tensor], Tensor], value: Tensor
+    ) -> Tensor:
+        """What a method of a step's map gives, by the parameters of the forward pass."""
+        module = self.calls[step][0].module
+        assert module is not None
+        tensors = [*module.parameters, *module.buffers]
+        result: Tensor = _Substituted(_Method(map, way), tensors)(value)
+        return result
+
     @contextmanager
     def capture(self, group: Group) -> Iterator[set[int]]:
         """Fill a group's handles with what is saved inside; yields the ids of tensors kept."""
@@ -892,9 +925,20 @@ class _Replayed(Direct):
         return self.tape.results[self.step, index].detach().requires_grad_(needs)
 
     @torch.no_grad()
-    def advance(self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor) -> Tensor:
+    def exactly(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
         """As the tape has it."""
-        return self.tape.advance_again(exact, value, scale, change)
+        return self.tape.exactly_again(value, compute)
+
+    @torch.no_grad()
+    def map_exactly(self, step: Map, map: nn.Module, value: Tensor) -> Tensor:
+        """By the parameters of the forward pass."""
+
+        def advance(information: Information) -> Tensor:
+            assert step.grid is not None
+            way = partial(_exact_map(map).advance, grid=step.grid, kept=information)
+            return self.tape.through(self.step, map, way, value)
+
+        return self.tape.exactly_again(value, advance)
 
 
 @contextmanager
@@ -982,17 +1026,16 @@ _swapping = threading.RLock()
 its own, and while batch normalisation counts in them."""
 
 
-class _Inverse(nn.Module):
-    """The inverse of a map, as a module with the same parameters."""
+class _Method(nn.Module):
+    """A method of a map as a module with the same parameters."""
 
-    def __init__(self, map: nn.Module) -> None:
+    def __init__(self, map: nn.Module, way: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.map = map
+        self.map, self.way = map, way
 
     def forward(self, value: Tensor) -> Tensor:
-        """What the map made `value` of."""
-        inverse: Callable[[Tensor], Tensor] = self.map.inverse  # type: ignore[assignment]
-        return inverse(value)
+        """What the method gives."""
+        return self.way(value)
 
 
 class ReversibleTape(Tape):
@@ -1054,9 +1097,7 @@ class ReversibleTape(Tape):
             self.values = self.kept = None
             self.results.clear()
 
-    def advance_again(
-        self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor
-    ) -> Tensor:
+    def exactly_again(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
         """Anything: the new value is known, and only what is saved on the way is wanted."""
         return value
 
@@ -1116,11 +1157,10 @@ class ReversibleTape(Tape):
         assert module is not None
         if module.has_changed():
             raise ReplayError(_CHANGED)
-        inverse = _Inverse(self.layer_of(index).functions[step.map])
-        result: Tensor = _Substituted(inverse, [*module.parameters, *module.buffers])(
-            _values(self.values)[step.target]
-        )
-        return result
+        assert self.kept is not None
+        map = self.layer_of(index).functions[step.map]
+        way = _inverse_of(step, map, self.kept)
+        return self.through(index, map, way, _values(self.values)[step.target])
 
     def provide_temporaries(self, step: int) -> None:
         """Compute again the temporaries that a step reads."""
@@ -1174,11 +1214,9 @@ class CheckpointTape(Tape):
         self.information = self.start_information  # what comes after is for the layers after
         return final
 
-    def advance_again(
-        self, exact: Exact, value: Tensor, scale: Tensor | float, change: Tensor
-    ) -> Tensor:
+    def exactly_again(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
         """The new value."""
-        return exact.form.advance(value, scale, change, exact.grid, self.kept)
+        return compute(self.kept)
 
     def materialise(self, handle: Handle) -> None:
         """Run everything again; each group on the way is captured."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -284,6 +284,17 @@ def _size(scale: Multiplier) -> Multiplier:
 
 def _exactly(scale: Multiplier) -> Multiplier:
     return scale.double() if isinstance(scale, Tensor) else scale
+
+
+@runtime_checkable
+class ExactMap(Protocol):
+    """An invertible map that has an exact form."""
+
+    def advance(self, value: Tensor, grid: Grid, kept: Information) -> Tensor:
+        """The map on the grid; what it loses goes into `kept`."""
+
+    def retreat(self, value: Tensor, grid: Grid, kept: Information) -> Tensor:
+        """The old value from the new one, with what was kept, which leaves `kept`."""
 
 
 # In the graph -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from archspec.expressions import Expression, Number, fold
+from archspec.maps import ActNorm, InvertibleLinear
 from compiler.check import Factor
 from compiler.constants import (
     NUMBERS,
@@ -18,6 +19,7 @@ from compiler.constants import (
     ranges,
 )
 from compiler.exact import GAUGE_BITS, Form, Gauge, Monotone, Parity, Remainder, Unit
+from compiler.functions.maps import LIMIT, ROUNDING
 from compiler.plan import Affine, Mapped, Permutation, StagePlan, Step
 
 LARGEST_TERM = 16
@@ -66,17 +68,26 @@ def _read(step: Step, plan: StagePlan) -> frozenset[str]:
 
 
 def _chosen(plan: StagePlan, scales: _Scales, gauged: str | None) -> Choices:
-    return tuple(
-        _choice(scale, gauged if step.target == gauged else None)
-        if isinstance(step, Affine) and scale
-        else None
-        for step, scale in zip(plan.steps, scales, strict=True)
-    )
+    found: list[Choice | None] = []
+    for step, scale in zip(plan.steps, scales, strict=True):
+        if isinstance(step, Mapped) and is_rounded(plan, step):
+            found.append(_MAP)
+        elif isinstance(step, Affine) and scale:
+            found.append(_choice(scale, gauged if step.target == gauged else None))
+        else:
+            found.append(None)
+    return tuple(found)
 
 
 def needs_information(chosen: Iterable[Choices]) -> bool:
     """Whether an exact inverse has to be given what the forward pass kept."""
     return any(c is not None and not isinstance(c.form, Unit) for layer in chosen for c in layer)
+
+
+def is_rounded(plan: StagePlan, step: Mapped) -> bool:
+    """Whether a map rounds, so that its exact form keeps information; squeezing does not."""
+    map = next(known.map for known in plan.maps if known.name == step.map)
+    return plan.fraction_bits is not None and isinstance(map, (ActNorm, InvertibleLinear))
 
 
 # Scales -------------------------------------------------------------------------------------------
@@ -160,6 +171,11 @@ def preimage_bits(scale: float) -> float:
     count, more = math.floor(1 / scale), 1 / scale % 1
     sizes = ((1 - more, count), (more, count + 1))
     return scale * sum(share * size * math.log2(size) for share, size in sizes)
+
+
+_MAP = Choice(
+    ROUNDING, "a learned map of the channels", preimage_bits(math.exp(-LIMIT)), LIMIT / math.log(2)
+)
 
 
 # The gauge ----------------------------------------------------------------------------------------

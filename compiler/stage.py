@@ -106,7 +106,7 @@ def _lower_step(
     if isinstance(step, Permutation):
         return engine.Permute(step.targets, step.sources)
     if isinstance(step, Mapped):
-        return engine.Map(step.target, step.map)
+        return engine.Map(step.target, step.map, grid=_grid(plan) if choice else None)
     results = [call.result for call in step.calls]
     calls = tuple(
         engine.Call(
@@ -144,10 +144,13 @@ def _exact(
     """How an update is computed on the grid, where there is one."""
     if choice is None or not isinstance(step, Affine):
         return None
-    assert plan.fraction_bits is not None
     scale, rest = fold(step.scale, values), fold(step.rest, values)
-    added = lower_stream(rest, step.target)
-    return Exact(Grid(plan.fraction_bits), choice.form, lower(scale), added)
+    return Exact(_grid(plan), choice.form, lower(scale), lower_stream(rest, step.target))
+
+
+def _grid(plan: StagePlan) -> Grid:
+    assert plan.fraction_bits is not None
+    return Grid(plan.fraction_bits)
 
 
 def like(value: Expression, plan: StagePlan) -> str:
@@ -166,7 +169,7 @@ def _both_ways(
         value = lower_stream(fold(step.value, values), step.target)
         if plan.fraction_bits is None:
             return value, None
-        grid = Grid(plan.fraction_bits)
+        grid = _grid(plan)
         return lambda scope: on_grid(value(scope), grid), None
     scale, rest = fold(step.scale, values), fold(step.rest, values)
     forward = lower_stream(affine(scale, step.target, rest), step.target)

@@ -3,13 +3,20 @@ is for residual functions."""
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from compiler.exact import Grid, Monotone
+from compiler.information import Information
+
 LIMIT = 3.0
 """Logarithms of scales stay within this, so that no scale comes near to zero."""
+
+ROUNDING = Monotone(math.ceil(math.exp(LIMIT)))
+"""The exact form of such scales."""
 
 
 def bounded(logarithm: Tensor) -> Tensor:
@@ -41,6 +48,20 @@ class ActNorm(nn.Module):
         """(value - shift)/scale."""
         with full_precision(value):
             return (value - self.shift.view(self.shape)) / bounded(self.logarithm).view(self.shape)
+
+    def advance(self, value: Tensor, grid: Grid, kept: Information) -> Tensor:
+        """scale·value + shift on the grid."""
+        scale, shift = self._exactly(value)
+        return ROUNDING.advance(value, scale, shift, grid, kept)
+
+    def retreat(self, value: Tensor, grid: Grid, kept: Information) -> Tensor:
+        """The inverse of `advance`."""
+        scale, shift = self._exactly(value)
+        return ROUNDING.retreat(value, scale, shift, grid, kept)
+
+    def _exactly(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        scale = bounded(self.logarithm).view(self.shape)
+        return scale, self.shift.view(self.shape).to(value.dtype).expand_as(value)
 
 
 class InvertibleLinear(nn.Module):
@@ -100,6 +121,46 @@ class InvertibleLinear(nn.Module):
             rows = torch.linalg.solve_triangular(lower.mT, rows, upper=True, left=False)
             rows = torch.linalg.solve_triangular(upper.mT, rows, upper=False, left=False)
             return rows.view(columns.shape).movedim(-1, self.dimension)
+
+    def advance(self, value: Tensor, grid: Grid, kept: Information) -> Tensor:
+        """W times each vector of channels, on the grid: U is its diagonal and then one rounded
+        addition for each channel of those after it, L one for each of those before it."""
+        with full_precision(value):
+            diagonal, lower, upper = self._triangles()
+            rows, nothing = self._by_channel(value)
+            rows = ROUNDING.advance(rows, diagonal, nothing, grid, kept)
+            for i in range(len(rows)):
+                rows[i] += grid.rounded(upper[i, i + 1 :] @ rows[i + 1 :])
+            for i in reversed(range(len(rows))):
+                rows[i] += grid.rounded(lower[i, :i] @ rows[:i])
+            return self._from_channels(rows[self.permutation.argmax(1)], value)
+
+    def retreat(self, value: Tensor, grid: Grid, kept: Information) -> Tensor:
+        """The inverse of `advance`: the same additions taken back, the last one first."""
+        with full_precision(value):
+            diagonal, lower, upper = self._triangles()
+            rows, nothing = self._by_channel(value)
+            rows = rows[self.permutation.argmax(0)]
+            for i in range(len(rows)):
+                rows[i] -= grid.rounded(lower[i, :i] @ rows[:i])
+            for i in reversed(range(len(rows))):
+                rows[i] -= grid.rounded(upper[i, i + 1 :] @ rows[i + 1 :])
+            rows = ROUNDING.retreat(rows, diagonal, nothing, grid, kept)
+            return self._from_channels(rows, value)
+
+    def _triangles(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The diagonal of U as (C, 1), L, and U divided by its diagonal; in float64."""
+        diagonal = (self.sign * bounded(self.logarithm)).double()
+        return diagonal[:, None], self.lower.double(), self.upper.double() / diagonal
+
+    def _by_channel(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """A stream as (C, …) in float64, which holds what lies between W's factors; and zeros."""
+        rows = value.movedim(self.dimension, 0).flatten(1).double()
+        return rows, torch.zeros_like(rows)
+
+    def _from_channels(self, rows: Tensor, like: Tensor) -> Tensor:
+        shape = like.movedim(self.dimension, 0).shape
+        return rows.view(shape).movedim(0, self.dimension).to(like.dtype)
 
 
 class Squeeze(nn.Module):
