@@ -18,11 +18,24 @@ if TYPE_CHECKING:
     from archspec.loading import Loaded, load
     from archspec.spec import Spec
     from compiler.engine import is_replaying
+    from compiler.exact import RangeError
+    from compiler.information import Information
     from compiler.network import Network
     from compiler.parallel import shard
 
 __version__ = "0.1.0"
-__all__ = ["Diagnostic", "Loaded", "Spec", "SpecError", "build", "is_replaying", "load", "shard"]
+__all__ = [
+    "Diagnostic",
+    "Information",
+    "Loaded",
+    "RangeError",
+    "Spec",
+    "SpecError",
+    "build",
+    "is_replaying",
+    "load",
+    "shard",
+]
 
 _HOMES = {
     "Diagnostic": "archspec.diagnostics",
@@ -30,6 +43,8 @@ _HOMES = {
     "Loaded": "archspec.loading",
     "load": "archspec.loading",
     "Spec": "archspec.spec",
+    "Information": "compiler.information",
+    "RangeError": "compiler.exact",
     "is_replaying": "compiler.engine",
     "shard": "compiler.parallel",
 }

@@ -151,6 +151,9 @@ class Stage(Model):
     """What leaves the stage: a stream, or an expression such as `concat(x1, x2)`."""
     backward: Backward = "reversible"
     """How the backward pass comes by activations: reconstructed, recomputed, or stored."""
+    store_every: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
+    """With `backward: reversible`, the streams are kept after every so many layers, and the
+    reconstruction starts anew from them, so that its errors grow no further."""
     arithmetic: ArithmeticEntry = FloatArithmetic()
     """Whether streams are reconstructed to rounding, or exactly."""
     coupling: FileName | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,6 +49,8 @@ class Facts:
     obstacles: str = ""
     """Why the program has no inverse in training; empty if it has one."""
     invertible_in_evaluation: bool = True
+    store_every: int | None = None
+    """How many layers are reconstructed from streams that were kept; all of them if None."""
     fraction_bits: int | None = None
     """Of the grid that the streams lie on, where arithmetic is exact."""
     needs_information: bool = False
@@ -228,6 +231,8 @@ class BaseStage(nn.Module):
                 "cannot be reconstructed well enough for a gradient: keep the model in float32 and "
                 "use torch.autocast, or set_backward('checkpoint')"
             )
+        if self.facts.store_every is not None:
+            return partial(run_reversible, every=self.facts.store_every)
         return run_reversible
 
     def extra_repr(self) -> str:

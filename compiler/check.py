@@ -44,6 +44,9 @@ from compiler.program import Program
 SMALLEST_SCALE = 1e-6
 """A scale that can come nearer to zero than this is not bounded away from it."""
 
+SMALLEST_EXACT = 2.0**-18
+"""Of exact arithmetic: the bits that a smaller factor loses do not fit a word with those before."""
+
 Version = tuple[str, int]
 
 
@@ -210,6 +213,28 @@ def _check_scale(
                 note = "".join((_REVERSIBLE, *_where_set(read & set(constants), place, mistakes)))
                 mistakes.value("E303", message, place, _SCALE_HELP, note)
                 return
+
+
+def check_exact(
+    program: Program, steps: Sequence[Step], depth: int, path: Path, mistakes: Mistakes
+) -> None:
+    """Note each factor of an invertible program that is too small for exact arithmetic."""
+    values = LayerValues(program.constants, depth)
+    for index, step in enumerate(steps):
+        if not isinstance(step, Affine):
+            continue
+        factor = Factor(step, steps, program.constants)
+        drawn = drawn_combinations(program.constants, factor.read)
+        known = [ranges(program.constants, values) for values in drawn]
+        bounds = (b for n in factor.layers(depth) for b in factor.bounds(values.at(n), known))
+        smallest = min(b.smallest for b in bounds)
+        if smallest < SMALLEST_EXACT:
+            message = (
+                f"the factor `{show(unlift(step.scale, step.calls))}` of `{step.target}` may be as "
+                f"small as {smallest:g}, and exact arithmetic takes none below {SMALLEST_EXACT:g}"
+            )
+            help = "bound it further from 0, or use `arithmetic: float`"
+            mistakes.value("E305", message, (*path, "update", index), help)
 
 
 def _where_set(names: frozenset[str], place: Path, mistakes: Mistakes) -> Iterator[str]:

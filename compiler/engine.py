@@ -340,14 +340,14 @@ def _uncompiled(function: AnyFunction) -> AnyFunction:
     disabled: list[AnyFunction] = []
 
     @functools.wraps(function)
-    def either(*arguments: Any) -> Any:
+    def either(*arguments: Any, **settings: Any) -> Any:
         if not torch.compiler.is_compiling():
-            return function(*arguments)
+            return function(*arguments, **settings)
         if not disabled:
             reason = "a stage sets hooks on saved tensors, which do not compile"
             hidden = torch.compiler.disable(function, reason=reason)  # type: ignore[no-untyped-call]
             disabled.append(hidden)
-        return disabled[0](*arguments)
+        return disabled[0](*arguments, **settings)
 
     return cast(AnyFunction, either)
 
@@ -1297,11 +1297,28 @@ def run_reversible(
     values: Values,
     draws: Sequence[Values],
     information: Information | None = None,
+    every: int | None = None,
 ) -> Values:
     """Run layers; backward rebuilds activations from the final streams, and, of exact updates, from
-    what they lose, which goes into `information`."""
+    what they lose, which goes into `information`. The streams after `every` so many layers are
+    kept, and rebuilt from."""
     _check_refused(values)
-    tape = ReversibleTape(layers, draws, values, information or Information())
+    kept = information or Information()
+    every = every or len(layers)
+    for first in range(0, len(layers), every):
+        part = slice(first, first + every)
+        values = _run_reversible(layers[part], values, draws[part], kept, first)
+    return values
+
+
+def _run_reversible(
+    layers: Sequence[Layer],
+    values: Values,
+    draws: Sequence[Values],
+    information: Information,
+    first: int,
+) -> Values:
+    tape = ReversibleTape(layers, draws, values, information, first)
     tape.names = tuple(values)
     final = tape.record(values)
     if not any(stream.requires_grad for stream in final.values()):

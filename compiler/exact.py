@@ -101,8 +101,7 @@ def _left(grid: Grid, stage: str, layer: int, name: str, value: float) -> str:
 class Form:
     """How `s*t` is computed on the grid. `change` is what is added to it, unrounded."""
 
-    carries = False
-    """Whether new values depend on the information kept so far."""
+    label = ""
 
     def advance(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -120,6 +119,8 @@ class Form:
 @dataclass(frozen=True)
 class Unit(Form):
     """A scale of 1 or -1, or, drawn for evaluation, 0."""
+
+    label = "nothing to keep"
 
     def advance(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -139,6 +140,7 @@ class Parity(Form):
     """A scale of ±2^-count, with the remainder's bits packed."""
 
     count: int
+    label = "packed bits"
 
     def advance(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -168,7 +170,7 @@ class Remainder(Form):
 
     numerator: int
     denominator: int
-    carries = True
+    label = "remainders"
 
     def advance(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -205,6 +207,7 @@ class Monotone(Form):
     """
 
     largest: int
+    label = "index in the preimage of rounding"
 
     def advance(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -241,7 +244,7 @@ class Gauge(Form):
     """Any scale but one that reads streams, for the stream `name`, which is held as t/g."""
 
     name: str
-    carries = True
+    label = "gauge"
 
     def advance(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information

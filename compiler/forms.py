@@ -26,8 +26,6 @@ LARGEST_TERM = 16
 """Of a rational that takes the remainder form: its result is off by up to so many units."""
 PACKED = (1, 2, 4)
 """Bits of a remainder that fill bytes."""
-SMALLEST_SCALE = 2.0**-18
-"""Of exact arithmetic: more digits at once would not fit a word after it has spilled."""
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ class StagePlan:
     name: str
     depth: int
     backward: Backward
+    store_every: int
+    """How many layers a reversible stage reconstructs from streams that were kept."""
     transition: tuple[LayerPlan, ...]
     input: Shape
     """What the streams start from, after the transition."""

@@ -14,7 +14,7 @@ from archspec.shapes import Features, Shape, ShapeError, Sizes
 from archspec.spec import Drawn, ExactArithmetic, Learned, Spec, Stage
 from archspec.tree import Path
 from compiler.canonical import canonical, map_of, reads
-from compiler.check import check_arithmetic, check_invertible, invertible_in_evaluation
+from compiler.check import check_arithmetic, check_exact, check_invertible, invertible_in_evaluation
 from compiler.constants import NUMBERS, leaves
 from compiler.places import Mistakes
 from compiler.plan import (
@@ -151,6 +151,12 @@ def _check_program(
     check_invertible(program, steps, stage.depth, path, obstacles)
     if stage.backward == "reversible":
         mistakes.found += obstacles.found
+    if fraction_bits(stage) is not None and not obstacles.found:
+        check_exact(program, steps, stage.depth, path, mistakes)
+    if fraction_bits(stage) is not None and stage.store_every is not None:
+        message = "streams of exact arithmetic come back as they were, from the end of the stage"
+        help = "leave out `store_every`, which is for `arithmetic: float`"
+        mistakes.key("E305", message, (*path, "store_every"), help)
     return _Checked(program, tuple(steps), tuple(obstacles.found))
 
 
@@ -201,6 +207,7 @@ class _StageResolver:
             name=str(self.path[-1]),
             depth=stage.depth,
             backward=stage.backward,
+            store_every=min(stage.store_every or stage.depth, stage.depth),
             transition=transition,
             input=entry,
             streams=streams,

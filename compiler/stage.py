@@ -250,6 +250,7 @@ def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
         reads_progress=plan.reads_progress,
         obstacles="\n".join(map(str, plan.obstacles)),
         invertible_in_evaluation=plan.invertible_in_evaluation,
+        store_every=plan.store_every if plan.store_every < plan.depth else None,
         fraction_bits=plan.fraction_bits,
         needs_information=plan.invertible and needs_information(chosen),
     )

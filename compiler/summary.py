@@ -11,6 +11,8 @@ from archspec.expressions import ONE, Negative, show
 from archspec.spec import Learned
 from compiler.canonical import reads, unlift
 from compiler.counting import Cost, costs, kept_bytes_per_input, parameters
+from compiler.exact import Grid
+from compiler.forms import choices
 from compiler.growth import FLOAT32_STEP, Stability, stability
 from compiler.lower import affine_inverse
 from compiler.network import Network
@@ -19,6 +21,22 @@ from compiler.verify import FLOAT32_TOLERANCE, RangeEnd, StageVerification, wors
 
 DRIFT_WARNING = 1e-3
 """A predicted relative error of float32 streams past which gradients are spoilt."""
+
+
+@dataclass(frozen=True)
+class ExactSummary:
+    """The exact arithmetic of a stage."""
+
+    resolution: float
+    """The distance of neighbouring values."""
+    limit: float
+    """All streams stay below it, in absolute value."""
+    bits: float
+    """That its layers keep for each element, all streams together; where scales vary, at most."""
+    bound: float
+    """That any inverse must keep: the sum of log2(1/|scale|)."""
+    forms: dict[str, str]
+    """How each update is computed, and why so, by its text."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,8 @@ class StageSummary:
     inverse: list[str] | None
     """In the order in which the inverse runs; None where there is none."""
     bits_per_element: float | None
+    exact: ExactSummary | None
+    """None where arithmetic is that of floats."""
     inverse_growth: float | None
     warning: str | None
     """What to know before training, one matter a line."""
@@ -124,9 +144,26 @@ def _stage(
         update=[step.text for step in plan.steps],
         inverse=inverse_text(plan) if plan.invertible else None,
         bits_per_element=stable.bits if stable else None,
+        exact=exact_summary(plan),
         inverse_growth=stable.growth if stable else None,
         warning=_warning(plan, stable, measured) if plan.backward == "reversible" else None,
     )
+
+
+def exact_summary(plan: StagePlan) -> ExactSummary | None:
+    """What exact arithmetic does to the updates of a stage; None where there is none. A form that
+    differs between layers is that of the first."""
+    if plan.fraction_bits is None:
+        return None
+    grid, chosen = Grid(plan.fraction_bits), choices(plan)
+    every = [choice for layer in chosen for choice in layer if choice is not None]
+    forms = {
+        step.text: f"{choice.form.label}: {choice.why}"
+        for step, choice in zip(plan.steps, chosen[0], strict=True)
+        if choice is not None
+    }
+    bits, bound = sum(c.bits for c in every), sum(c.bound for c in every)
+    return ExactSummary(grid.unit, grid.limit, bits, max(0.0, bound), forms)
 
 
 ADVICE = "Use fewer layers, scales nearer to 1, or `backward: checkpoint`"
@@ -141,7 +178,7 @@ def growth_warning(plan: StagePlan) -> str | None:
 
 
 def _predicted(plan: StagePlan, stable: Stability | None) -> str | None:
-    if stable is None or stable.float32_error <= DRIFT_WARNING:
+    if plan.fraction_bits is not None or stable is None or stable.float32_error <= DRIFT_WARNING:
         return None
     learned = any(isinstance(c, Learned) for c in plan.constants.values())
     where = " at an end of the range of what it learns" if learned else ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from archspec.shapes import Shape
 from archspec.spec import Learned
 from compiler.coefficients import Coefficients
+from compiler.engine import Values
 from compiler.exact import Grid
 from compiler.information import Information
 from compiler.network import Network
@@ -226,14 +227,27 @@ def _roundtrip(
     stage.eval()
     stage.training = not stage.plan.invertible_in_evaluation
     draws, information = stage.draw(streams[0]), Information()
-    final = stage(*streams, draws=draws, information=information, **side)
-    back = stage.inverse(*final, draws=draws, information=information, **side)
-    gain = None
-    if stage.plan.fraction_bits is None:  # a grid has nothing between its points
-        moved = [s + PERTURBATION * _norm([s]) / _norm([n]) * n for s, n in _with_noise(final)]
-        gain = _relative(stage.inverse(*moved, draws=draws, **side), back) / PERTURBATION
+    error, gain = 0.0, None
+    for part, drawn in _parts(stage, draws):
+        final = part(*streams, draws=drawn, information=information, **side)
+        back = part.inverse(*final, draws=drawn, information=information, **side)
+        error = worst((error, _relative(back, streams)))
+        if stage.plan.fraction_bits is None:  # a grid has nothing between its points
+            moved = [s + PERTURBATION * _norm([s]) / _norm([n]) * n for s, n in _with_noise(final)]
+            apart = _relative(part.inverse(*moved, draws=drawn, **side), back)
+            gain = worst((gain or 0.0, apart / PERTURBATION))
+        streams = final
     stage.train()
-    return _relative(back, streams), gain
+    return error, gain
+
+
+def _parts(stage: Stage, draws: Sequence[Values]) -> Iterator[tuple[Stage, Sequence[Values]]]:
+    """The layers that are reconstructed together, as stages of their own, and their draws."""
+    for first in range(0, stage.plan.depth, stage.plan.store_every):
+        several = slice(first, first + stage.plan.store_every)
+        part = copy.copy(stage)
+        part._modules = {**stage._modules, "layers": stage.layers[several]}
+        yield part, draws[several]
 
 
 def _with_noise(streams: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from archspec.training import Train
 from compiler.base_stage import set_progress
+from compiler.exact import RangeError
 from runners.checkpoint import Parts
 from runners.data import Split, in_order, read, shuffled
 from runners.errors import TrainingError
@@ -68,7 +69,7 @@ def train_epoch(
 
 def _step(parts: Parts, recipe: Train, images: Tensor, labels: Tensor) -> tuple[float, int]:
     """One step; its loss and how many images were right."""
-    logits = parts.wrapped(images)
+    logits = _outputs(parts, images)
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     parts.optimizer.zero_grad()
     parts.fabric.backward(loss)
@@ -81,13 +82,22 @@ def _step(parts: Parts, recipe: Train, images: Tensor, labels: Tensor) -> tuple[
     return loss.item(), int((logits.argmax(1) == labels).sum())
 
 
+def _outputs(parts: Parts, images: Tensor) -> Tensor:
+    """The network's. Raises `TrainingError` where exact arithmetic has run out of its range."""
+    try:
+        outputs: Tensor = parts.wrapped(images)
+    except RangeError as error:
+        raise TrainingError(str(error)) from None
+    return outputs
+
+
 @torch.no_grad()
 def evaluate(parts: Parts, split: Split, batch: int) -> Score:
     """Mean cross-entropy and accuracy over a split. Leaves the global generators alone."""
     parts.wrapped.eval()
     score, began = Score(), time.perf_counter()
     for images, labels in read(split, in_order(split, batch), parts.fabric.device):
-        logits = parts.wrapped(images)
+        logits = _outputs(parts, images)
         loss = F.cross_entropy(logits, labels).item()
         correct = int((logits.argmax(1) == labels).sum())
         score = score.and_batch(loss, correct, len(labels), time.perf_counter() - began)

@@ -27,6 +27,7 @@ from runners.checkpoint import (
 )
 from runners.data import Data, open_data, shuffled
 from runners.devices import open_fabric
+from runners.drift_log import drift_scalars
 from runners.errors import TrainingError
 from runners.loop import Score, evaluate, train_epoch
 from runners.optim import build_optimizer
@@ -176,8 +177,11 @@ def report(
         "images_per_second": trained.images_per_second,
         "memory_bytes": used.bytes,
     }
-    append_metrics(run.folder, {"epoch": epoch, **scalars, "memory_kind": used.kind})
-    for name, value in scalars.items():
+    drifts = drift_scalars(run.parts, run.data.validation)
+    finite = {name: value for name, value in drifts.items() if math.isfinite(value)}
+    record = {"epoch": epoch, **scalars, "memory_kind": used.kind}
+    append_metrics(run.folder, record | dict.fromkeys(drifts) | finite)
+    for name, value in (scalars | finite).items():
         board.add_scalar(re.sub(r"^(train|validation)_", r"\1/", name), value, epoch)
     board.flush()
 

@@ -16,6 +16,7 @@ from archspec.diagnostics import SpecError
 
 COMMANDS = {
     "build": "Check, compile and verify a spec, and print what it costs.",
+    "drift": "Plot how far streams drift on the way back, measured and predicted.",
     "train": "Train a spec on its data.",
     "check": "Parse, resolve and check specs without building them.",
     "show": "Print a spec.",

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compiler.summary import StageSummary, Summary
+from compiler.summary import ExactSummary, StageSummary, Summary
 
 PIPE_WIDTH = 10_000
 """Of lines that no terminal shows: equations are not cut."""
@@ -24,6 +24,8 @@ def print_summary(summary: Summary, to_stderr: bool) -> None:
     console.print(_stage_table(summary))
     for stage in summary.stages:
         console.print(_program_table(stage))
+        if stage.exact is not None:
+            _print_exact(console, stage.exact)
         for warning in (stage.warning or "").splitlines():
             console.print(Text(f"warning: {warning}", style="yellow"))
     macs, norms = summary.macs, summary.norm_operations
@@ -81,6 +83,16 @@ def _program_table(stage: StageSummary) -> Table:
     for line, undone in zip_longest(stage.update, inverse, fillvalue=""):
         table.add_row(Text(line), Text(undone))
     return table
+
+
+def _print_exact(console: Console, exact: ExactSummary) -> None:
+    console.print(
+        f"exact: multiples of {exact.resolution:.2g} below {exact.limit:g}; keeps {exact.bits:.3g} "
+        f"bits an element (no inverse keeps less than {exact.bound:.3g})"
+    )
+    width = max(map(len, exact.forms), default=0)
+    for text, form in exact.forms.items():
+        console.print(Text(f"  {text:<{width}}  {form}", style="dim"))
 
 
 def _print_verification(console: Console, found: dict[str, object]) -> None:
