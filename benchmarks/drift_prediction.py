@@ -80,11 +80,10 @@ def main() -> None:
         "width": arguments.width,
         "batch": arguments.batch,
         "worst": worst(rows),
-        "rows": rows,
     }
     print_worst(result["worst"])
     path = Path(__file__).parent / "results" / "drift_prediction.json"
-    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    path.write_text(with_rows(json.dumps(result, indent=2), rows))
     print(f"written to {path}")
 
 
@@ -165,8 +164,8 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def finite(error: float) -> float | None:
-    """None for what JSON has no number for."""
-    return error if math.isfinite(error) else None
+    """To three digits; None for what JSON has no number for."""
+    return float(f"{error:.3g}") if math.isfinite(error) else None
 
 
 def factors(found: Drift) -> dict[str, float | None]:
@@ -198,6 +197,13 @@ def worst(rows: list[dict[str, object]]) -> dict[str, dict[str, float]]:
         }
         for coupling in dict.fromkeys(row["coupling"] for row in rows)
     }
+
+
+def with_rows(result: str, rows: list[dict[str, object]]) -> str:
+    """A JSON object with its rows, one a line."""
+    lines = ",\n    ".join(json.dumps(row, allow_nan=False) for row in rows)
+    opened = result.removesuffix("\n}")
+    return f'{opened},\n  "rows": [\n    {lines}\n  ]\n}}\n'
 
 
 def print_worst(found: object) -> None:

@@ -21,9 +21,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -37,6 +38,8 @@ from compiler.information import Information
 from compiler.memory import step_memory
 from compiler.resolve import resolve
 
+Result = TypeVar("Result")
+
 BRANCHES = {
     "F": ["layer_norm", {"attention": {"heads": 6}}],
     "G": ["layer_norm", {"mlp": {"ratio": 4}}],
@@ -45,7 +48,7 @@ WHOLE = {"F": ["layer_norm", {"attention": {"heads": 6}}, {"mlp": {"ratio": 4}}]
 LEARNED = {"learn": 0.9, "within": [0.5, 0.99], "per": "channel"}
 SCALED = {
     "streams": {"x1": "input", "x2": "input"},
-    "constants": {"bound": 0.5},
+    "constants": {"bound": 0.1},
     "update": ["x1 = x1*exp(bound*tanh(x2)) + F(x2)", "x2 = x2*exp(bound*tanh(x1)) + G(x1)"],
     "output": "concat(x1, x2)",
     "functions": BRANCHES,
@@ -172,7 +175,7 @@ def gradients(model: Any, batch: Tensor, precision: str) -> list[Tensor]:
 @contextmanager
 def unwatched() -> Iterator[None]:
     """Nothing looks at how large streams are."""
-    with mock.patch.object(Information, "watch", lambda *_: None):
+    with mock.patch.object(Information, "watch", return_value=None):
         yield
 
 
@@ -204,12 +207,9 @@ def measured_case(
     times: dict[str, list[float]] = {v: [] for v in (*VARIANTS, UNWATCHED)}
     for repeat in range(arguments.repeats + 1):
         for variant, found in times.items():
-            model = prepared(variant)
-            if variant == UNWATCHED:
-                with unwatched():
-                    seconds = seconds_of(lambda m=model: take_step(m, batch, precision), device)
-            else:
-                seconds = seconds_of(lambda m=model: take_step(m, batch, precision), device)
+            run = partial(take_step, prepared(variant), batch, precision)
+            with unwatched() if variant == UNWATCHED else nullcontext():
+                seconds, _ = timed(run, device)
             if repeat > 0:  # the first round warms up
                 found.append(seconds)
     elements = arguments.batch * 196 * 384
@@ -239,15 +239,15 @@ def ratio(mine: Sequence[float], others: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(mine, others, strict=True))
 
 
-def seconds_of(run: Callable[[], object], device: str) -> float:
-    """How long it takes."""
+def timed(run: Callable[[], Result], device: str) -> tuple[float, Result]:
+    """How many seconds it takes, and what it gives."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    run()
+    result = run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, result
 
 
 def peak_bytes(model: Any, batch: Tensor, precision: str) -> int:
@@ -321,7 +321,7 @@ def forms(arguments: argparse.Namespace) -> list[dict[str, object]]:
     for name, form, scale in known:
         there, back = form_seconds(form, scale, value, change, arguments)
         plain = [
-            seconds_of(lambda s=scale: s * value + change, arguments.device)
+            timed(partial(as_float, value, scale, change), arguments.device)[0]
             for _ in range(4 * arguments.repeats)
         ]
         rows.append(
@@ -336,6 +336,11 @@ def forms(arguments: argparse.Namespace) -> list[dict[str, object]]:
     return rows
 
 
+def as_float(value: Tensor, scale: Tensor | float, change: Tensor) -> Tensor:
+    """The update in float arithmetic."""
+    return scale * value + change
+
+
 def form_seconds(
     form: Form, scale: Tensor | float, value: Tensor, change: Tensor, arguments: argparse.Namespace
 ) -> tuple[float, float]:
@@ -345,17 +350,12 @@ def form_seconds(
         information, now = Information(), value
         for _ in range(4):
             now = form.advance(now, scale, change, GRID, information)
-        kept: list[Tensor] = []
-
-        def advance(now: Tensor = now, information: Information = information) -> None:
-            kept.append(form.advance(now, scale, change, GRID, information))
-
-        def retreat(information: Information = information) -> None:
-            kept.append(form.retreat(kept[0], scale, change, GRID, information))
-
-        there.append(seconds_of(advance, arguments.device))
-        back.append(seconds_of(retreat, arguments.device))
-        if not torch.equal(kept[1], now):
+        settings = scale, change, GRID, information
+        seconds, new = timed(partial(form.advance, now, *settings), arguments.device)
+        there.append(seconds)
+        seconds, old = timed(partial(form.retreat, new, *settings), arguments.device)
+        back.append(seconds)
+        if not torch.equal(old, now):
             raise SystemExit(f"{form} is not undone")
     return statistics.median(there), statistics.median(back)
 

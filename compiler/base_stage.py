@@ -23,6 +23,7 @@ from compiler.engine import (
     run,
     run_checkpointed,
     run_reversible,
+    uncompiled,
 )
 from compiler.exact import Grid, check_range, on_grid
 from compiler.information import Information
@@ -133,13 +134,25 @@ class BaseStage(nn.Module):
             return tuple(strategy(self.program(), values, given).values())
         if information is None:
             information = Information(keeps=strategy is run_reversible)
+        return tuple(self._exactly(strategy, values, given, information).values())
+
+    @uncompiled
+    def _exactly(
+        self,
+        strategy: Callable[..., Values],
+        values: Values,
+        given: Sequence[Values],
+        information: Information,
+    ) -> Values:
+        """Run the layers on the grid, and see that no stream has left its range."""
+        assert self.facts.fraction_bits is not None
         grid = Grid(self.facts.fraction_bits)
         values = {name: on_grid(value, grid) for name, value in values.items()}
         for name, value in values.items():
             information.watch(-1, name, value)
         final = strategy(self.program(), values, given, information)
         check_range(information, grid, self.facts.name)
-        return tuple(final.values())
+        return final
 
     def inverse(
         self,

@@ -333,7 +333,7 @@ def _definition(layer: Layer, name: str) -> tuple[int, Update]:
 # Under torch.compile -----------------------------------------------------------------------------
 
 
-def _uncompiled(function: AnyFunction) -> AnyFunction:
+def uncompiled(function: AnyFunction) -> AnyFunction:
     """`function`, left alone by torch.compile: it sets hooks and generators, and reads versions.
     Compiled modules that it calls stay compiled. `torch.compiler.disable` takes a second to import,
     and so waits until something is compiled."""
@@ -344,7 +344,7 @@ def _uncompiled(function: AnyFunction) -> AnyFunction:
         if not torch.compiler.is_compiling():
             return function(*arguments, **settings)
         if not disabled:
-            reason = "a stage sets hooks on saved tensors, which do not compile"
+            reason = "a stage sets hooks on saved tensors, and reads values, neither of which compiles"
             hidden = torch.compiler.disable(function, reason=reason)  # type: ignore[no-untyped-call]
             disabled.append(hidden)
         return disabled[0](*arguments, **settings)
@@ -672,7 +672,7 @@ def _name(step: Step, index: int) -> str:
     return "" if isinstance(step, Permute) else step.calls[index].function
 
 
-@_uncompiled
+@uncompiled
 def unpack(packed: Handle | Kept) -> Tensor:
     """Give autograd a saved tensor: kept, or rebuilt by the tape."""
     if isinstance(packed, Kept):
@@ -1291,7 +1291,7 @@ def _check_refused(values: Values) -> None:
         )
 
 
-@_uncompiled
+@uncompiled
 def run_reversible(
     layers: Sequence[Layer],
     values: Values,
@@ -1327,7 +1327,7 @@ def _run_reversible(
     return dict(zip(tape.names, leaving, strict=True))
 
 
-@_uncompiled
+@uncompiled
 def run_checkpointed(
     layers: Sequence[Layer],
     values: Values,

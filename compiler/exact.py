@@ -21,6 +21,7 @@ to divide as int64.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,10 +76,17 @@ def check_range(information: Information, grid: Grid, stage: str) -> None:
     peaks, information.peaks = information.peaks, []
     if not peaks or not is_known(peaks[0][2]):
         return
-    largest = torch.stack([peak for _, _, peak in peaks]).tolist()
+    largest = torch.stack([_unwrapped(peak) for _, _, peak in peaks]).tolist()
     for (layer, name, _), value in zip(peaks, largest, strict=True):
         if not value < grid.limit:  # so that NaN is found
             raise RangeError(_left(grid, stage, layer, name, value))
+
+
+def _unwrapped(peak: Tensor) -> Tensor:
+    """The largest over all samples that torch.func maps a function over."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(peak):
+        peak = torch._C._functorch.get_unwrapped(peak)
+    return peak.amax()
 
 
 def _left(grid: Grid, stage: str, layer: int, name: str, value: float) -> str:
@@ -126,7 +134,7 @@ class Unit(Form):
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """s*t + r: all of these are on the grid."""
-        return grid.rounded(change).add_(_times(scale, value))
+        return _times(scale, value) + grid.rounded(change)
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -152,7 +160,7 @@ class Parity(Form):
             shape = tuple(value.shape)
             bits = kept.packed.get(shape, Bits())
             kept.packed[shape] = bits.push(self.count, remainder.to(torch.uint8))
-        return grid.rounded(change).add_(_times(_sign(scale), quotient.mul_(grid.unit)))
+        return _times(_sign(scale), quotient.mul_(grid.unit)) + grid.rounded(change)
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -182,7 +190,7 @@ class Remainder(Form):
         stack = kept.stack(value).push(self.denominator, digit, self.denominator)
         digit, kept.stacks[tuple(value.shape)] = stack.take(self.numerator)
         scaled = quotient.mul_(self.numerator).add_(digit).mul_(grid.unit)
-        return grid.rounded(change).add_(_times(_sign(scale), scaled.to(value.dtype)))
+        return _times(_sign(scale), scaled.to(value.dtype)) + grid.rounded(change)
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -220,7 +228,7 @@ class Monotone(Form):
             stack = kept.stack(value).push(count, units.sub_(first), self.largest)
             kept.stacks[tuple(value.shape)] = stack
         new = _times(_sign(scale), scaled.mul_(grid.unit).to(value.dtype))
-        return grid.rounded(change).add_(new)
+        return new + grid.rounded(change)
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
@@ -337,6 +345,7 @@ class StraightThrough(torch.autograd.Function):
         ctx.number = None if isinstance(scale, Tensor) else scale
         if isinstance(scale, Tensor):
             ctx.save_for_backward(scale, *((target,) if ctx.needs_input_grad[2] else ()))
+            ctx.save_for_forward(scale, target)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -350,6 +359,22 @@ class StraightThrough(torch.autograd.Function):
             if target:
                 for_scale = (cotangent * target[0]).sum_to_size(scale.shape)
         return None, for_target, for_scale, cotangent
+
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        _: Tensor | None,
+        target: Tensor | None,
+        scale: Tensor | None,
+        rest: Tensor | None,
+    ) -> Tensor:
+        """The tangent of the sum."""
+        number = ctx.number if ctx.number is not None else ctx.saved_tensors[0]
+        parts = [] if rest is None else [rest]
+        parts += [] if target is None else [number * target]
+        parts += [] if scale is None else [scale * ctx.saved_tensors[1]]
+        return functools.reduce(torch.add, parts)
 
 
 def on_grid(value: Tensor, grid: Grid) -> Tensor:

@@ -36,8 +36,8 @@ class Prospect:
 
 
 def prospects(network: Network, batch: int = 2, seed: int = 0) -> list[Prospect]:
-    """What to expect of each reversible stage of a network on random inputs. The network and the
-    global generators stay as they are."""
+    """What to expect of each stage of a network that reconstructs its streams in floating-point
+    arithmetic, on random inputs. The network and the global generators stay as they are."""
     plan = network.plan
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -45,7 +45,7 @@ def prospects(network: Network, batch: int = 2, seed: int = 0) -> list[Prospect]
         given = given_by(network, torch.randn(batch, *plan.input.sizes), side)
     found = []
     for stage in network.stages:
-        if stage.backward == "reversible":
+        if stage.backward == "reversible" and stage.plan.fraction_bits is None:
             double, exactly = trial(stage, torch.float64), given[stage.plan.name].to(torch.float64)
             found.append(_prospect(stage.plan, predictor(double, exactly)))
     return found
@@ -95,16 +95,15 @@ def nearest_constant(plan: StagePlan, predicted: float) -> tuple[str, float, flo
     linear = _worst(linear_errors(plan))
     share = predicted / linear if 0 < linear < math.inf and predicted < math.inf else 1.0
     for name in _factors(plan):
-        constant = plan.constants[name]
-        assert isinstance(constant, Number)
-        low, high = math.floor(100 * constant.value), 99
-        errors = {n: share * _worst(linear_errors(_with(plan, name, n))) for n in (high,)}
+        low, high = math.floor(100 * _value(plan, name)), 99
+        error = share * _worst(linear_errors(_with(plan, name, high)))
+        if low >= high or error > LIMIT:
+            continue
         while high - low > 1:  # the larger the factor, the less is lost
             middle = (low + high) // 2
-            errors[middle] = share * _worst(linear_errors(_with(plan, name, middle)))
-            low, high = (low, middle) if errors[middle] <= LIMIT else (middle, high)
-        if low < high and errors[high] <= LIMIT:
-            return name, high / 100, errors[high]
+            found = share * _worst(linear_errors(_with(plan, name, middle)))
+            low, high, error = (low, middle, found) if found <= LIMIT else (middle, high, error)
+        return name, high / 100, error
     return None
 
 
@@ -115,6 +114,12 @@ def _factors(plan: StagePlan) -> list[str]:
     )
     constants = ((name, plan.constants.get(name)) for name in read)
     return [name for name, c in constants if isinstance(c, Number) and 0 < c.value < 1]
+
+
+def _value(plan: StagePlan, name: str) -> Fraction:
+    constant = plan.constants[name]
+    assert isinstance(constant, Number)
+    return constant.value
 
 
 def _with(plan: StagePlan, name: str, hundredths: int) -> StagePlan:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from small_networks import STRATEGIES, network
+from small_networks import network
 from torch import Tensor, nn
 
 from compiler import engine
@@ -28,6 +28,14 @@ def exact_stage(
     written = {"arithmetic": "exact", **stage}
     found: Stage = network(written, dtype, **{**SMALL, **settings}).stages[0]
     return found
+
+
+def in_floats(stage: Stage) -> Stage:
+    """The same stage with the same weights, in float64 and ordinary arithmetic."""
+    plan = replace(stage.plan, fraction_bits=None)
+    found = Stage(plan, classes=3).double()
+    found.load_state_dict(stage.state_dict())
+    return found.train(stage.training)
 
 
 def forms(stage: Stage) -> set[str]:
@@ -97,15 +105,13 @@ def unprobe(stage: Stage) -> None:
     del stage.program
 
 
-def assert_reconstructed(probes: Probes, layers: int | None = None) -> None:
-    """The streams before every layer, or the last of them, were as in the forward pass."""
-    seen = 0
-    for of_layer in reversed(probes[-(layers or len(probes)) :]):
+def assert_reconstructed(probes: Probes, first: int = 0) -> None:
+    """The streams before every layer from the first one were as in the forward pass."""
+    for layer, of_layer in reversed(list(enumerate(probes))[first:]):
         for name, found in of_layer.items():
             assert found.ahead is not None
-            assert found.back is not None, f"{name} was not reconstructed at layer -{seen}"
-            assert torch.equal(found.ahead, found.back), f"{name} differs at layer -{seen}"
-        seen += 1
+            assert found.back is not None, f"{name} was not reconstructed before layer {layer}"
+            assert torch.equal(found.ahead, found.back), f"{name} differs before layer {layer}"
 
 
 # Passes ------------------------------------------------------------------------------------------
@@ -190,6 +196,7 @@ def assert_exact(
     given: Given | None = None,
     *,
     context: Context = nullcontext,
+    strategies: Sequence[str] = ("checkpoint",),
     inverse: bool = True,
     every_layer: bool = True,
 ) -> Pass:
@@ -199,12 +206,12 @@ def assert_exact(
     streams = streams_on_grid(stage) if streams is None else streams
     given = {"draws": stage.draw(streams[0])} if given is None else given
     stored = one_pass(stage, streams, given, "store", context)
-    assert_same_pass(one_pass(stage, streams, given, "checkpoint", context), stored)
+    for strategy in strategies:
+        assert_same_pass(one_pass(stage, streams, given, strategy, context), stored)
     probes = probe(stage)
     assert_same_pass(one_pass(stage, streams, given, "reversible", context), stored)
     if every_layer:
-        # Nothing before the calls of the first layer is asked for again.
-        assert_reconstructed(probes, len(probes) - 1)
+        assert_reconstructed(probes, first=1)  # what precedes the first one nobody asks for
     unprobe(stage)
     with torch.no_grad(), context():
         torch.manual_seed(5)

@@ -281,6 +281,8 @@ def test_nothing_is_recommended_where_streams_come_back() -> None:
     assert found.recommendation is None
     assert recommendation(archspec.build("momrev_vit_digits").stages[0].plan) is None
     assert prospects(archspec.build("vit_digits")) == []
+    exact = ["stages.trunk.arithmetic=exact", "stages.trunk.constants.gamma=0.5"]
+    assert prospects(archspec.build("momrev_vit_digits", exact)) == []
 
 
 def test_what_is_recommended_helps() -> None:

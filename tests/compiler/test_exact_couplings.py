@@ -13,6 +13,8 @@ from exact_stages import (
     assert_exact,
     exact_stage,
     forms,
+    grid_of,
+    in_floats,
     one_pass,
     streams_on_grid,
 )
@@ -27,7 +29,7 @@ LONG = {"reversible_heun": 0.05, "affine": 0.02, "asynchronous_leapfrog": 0.2}
 
 def coupled(coupling: str, depth: int, constants: Any = None, **keys: Any) -> Stage:
     """A stage of a named coupling on unequal streams."""
-    layers = [*NORMED, {"scale": LONG.get(coupling, 1.0)}]
+    layers = keys.pop("layers", [*NORMED, {"scale": LONG.get(coupling, 1.0)}])
     settings = {name: keys.pop(name) for name in ("input", "dtype") if name in keys}
     return exact_stage(
         {
@@ -93,21 +95,26 @@ def test_gammas(coupling: str, gamma: str, depth: int) -> None:
         for name, parameter in stage.named_parameters():
             if "coefficients" in name:
                 parameter.add_(0.5 * torch.randn_like(parameter))
-    assert_exact(stage)
+    assert_exact(stage, every_layer=gamma != "one")  # it takes F away, and nothing is replayed
 
 
-@pytest.mark.parametrize("coupling", ["momentum", "momentum_pair"])
-@pytest.mark.parametrize("gamma", [0.5, 0.9, {"learn": 0.9, "within": [0.5, 0.99]}])
+@pytest.mark.parametrize(
+    ("coupling", "gamma"),
+    [
+        ("momentum", 0.95),
+        ("momentum_pair", 0.9),
+        ("momentum_pair", {"learn": 0.9, "within": [0.5, 0.99], "per": "channel"}),
+        ("momentum", {"draw": [0.5, -0.8], "per": "sample", "evaluate": 0.5}),
+    ],
+)
 def test_two_hundred_layers(coupling: str, gamma: Any) -> None:
     assert_exact(coupled(coupling, 200, {"gamma": gamma}, **TINY))
 
 
 DEEP: dict[str, tuple[Any, Any]] = {
-    "momentum": ({"gamma": 0.95}, 12),
-    "momentum_pair": ({"gamma": {"learn": 0.9, "within": [0.5, 0.99]}}, 12),
+    "momentum": ({"gamma": {"learn": 0.9, "within": [0.5, 0.99]}}, 12),
     "bdia": ({}, 9),
     "leapfrog": ({}, 8),
-    "additive": ({}, 12),
 }
 
 
@@ -115,24 +122,24 @@ DEEP: dict[str, tuple[Any, Any]] = {
 def test_a_thousand_layers(coupling: str) -> None:
     constants, bits = DEEP[coupling]
     stage = coupled(coupling, 1000, constants, arithmetic={"exact": bits}, **TINY)
-    assert_exact(stage, streams_on_grid(stage, 2))
+    assert_exact(stage, streams_on_grid(stage, 2), strategies=(), inverse=False)
 
 
 @pytest.mark.parametrize("depth", [30, 48, 200])
 def test_failure_02_momentum_a_half_at_any_depth(depth: int) -> None:
     """A published exact implementation is 42% wrong at 30 layers, and overflows at 48."""
-    stage = coupled("momentum", depth, {"gamma": 0.5})
+    branch: list[Any] = [{"linear": "channels"}, "tanh", {"scale": 3 / depth}]
+    stage = coupled("momentum", depth, {"gamma": 0.5}, layers=branch)
     assert forms(stage) == {"Parity", "Unit"}
-    assert_exact(stage)
-    # Its gradients are those of ordinary arithmetic, up to the rounding of its streams.
-    exact = one_pass(stage, streams_on_grid(stage)).gradients
-    other = coupled("momentum", depth, {"gamma": 0.5}, arithmetic="float", dtype=torch.float64)
+    exact = assert_exact(stage)
+    # They are the gradients of ordinary arithmetic, up to the rounding of the streams.
     streams = [stream.double() for stream in streams_on_grid(stage)]
-    for name, wanted in one_pass(other, streams, strategy="store").gradients.items():
-        found = exact[name]
+    wanted = one_pass(in_floats(stage), streams, strategy="store")
+    for name, gradient in wanted.gradients.items():
+        assert gradient is not None
+        found = exact.gradients[name]
         assert found is not None
-        assert wanted is not None
-        assert (found - wanted).norm() < 0.02 * wanted.norm()
+        assert (found - gradient).norm() < 6 * depth * grid_of(stage).unit * gradient.norm()
 
 
 @pytest.mark.parametrize("gamma", [0.9, 0.5, {"learn": 0.9, "within": [0.5, 0.99]}])
