@@ -180,14 +180,14 @@ def factors(found: Drift) -> dict[str, float | None]:
     }
 
 
-def worst(rows: list[dict[str, object]]) -> dict[str, dict[str, float]]:
+def worst(rows: list[dict[str, object]]) -> dict[str, dict[str, float | None]]:
     """The largest factors of each coupling; those of the linear part at the smallest gain."""
     smallest = min(float(str(row["gain"])) for row in rows)
 
-    def largest(coupling: object, key: str, gains: bool) -> float:
+    def largest(coupling: object, key: str, gains: bool) -> float | None:
         mine = (row for row in rows if row["coupling"] == coupling)
         chosen = (row[key] for row in mine if gains or row["gain"] == smallest)
-        return max((float(str(value)) for value in chosen if value is not None), default=0.0)
+        return max((float(str(value)) for value in chosen if value is not None), default=None)
 
     return {
         str(coupling): {
@@ -211,8 +211,10 @@ def print_worst(found: object) -> None:
     assert isinstance(found, dict)
     print(f"{'coupling':<24}{'at the end':>12}{'anywhere':>12}{'linear, small':>16}")
     for coupling, by in found.items():
-        end, anywhere, linear = by.values()
-        print(f"{coupling:<24}{end:>12.1f}{anywhere:>12.1f}{linear:>16.1f}")
+        end, anywhere, linear = (
+            "–" if factor is None else f"{factor:.1f}" for factor in by.values()
+        )
+        print(f"{coupling:<24}{end:>12}{anywhere:>12}{linear:>16}")
 
 
 if __name__ == "__main__":

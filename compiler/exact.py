@@ -30,7 +30,23 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from compiler.information import Bits, Gauged, Information, Multiplier, is_known
+from compiler.information import Bits, Gauged, Information, is_known
+from compiler.kernels import (
+    Multiplier,
+    fused,
+    gauge_backward,
+    gauge_forward,
+    monotone_backward,
+    monotone_forward,
+    monotone_keeping,
+    parity_backward,
+    parity_forward,
+    remainder_backward,
+    remainder_forward,
+    rounded,
+    unit_backward,
+    unit_forward,
+)
 
 MANTISSA = 24
 """Bits of float32: fewer than 2^24 units either way are each a float32 number."""
@@ -56,7 +72,7 @@ class Grid:
 
     def rounded(self, value: Tensor) -> Tensor:
         """The nearest multiples of the unit, in a tensor of their own."""
-        return torch.mul(value, 1 / self.unit).round_().mul_(self.unit)
+        return rounded(value, self.unit)
 
     def units(self, value: Tensor) -> Tensor:
         """Values of the grid counted in units, float64, in a tensor of their own."""
@@ -134,13 +150,13 @@ class Unit(Form):
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """s*t + r: all of these are on the grid."""
-        return _times(scale, value) + grid.rounded(change)
+        return fused(unit_forward, value, scale, change, grid.unit)
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """(t' - r)/s, where 1/s is s."""
-        return _times(scale, value - grid.rounded(change))
+        return fused(unit_backward, value, scale, change, grid.unit)
 
 
 @dataclass(frozen=True)
@@ -154,22 +170,20 @@ class Parity(Form):
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """sign(s)*floor(t/2^count) + r."""
-        quotient = torch.mul(value, 2.0**-self.count / grid.unit).floor_()
+        forward, sign = parity_forward, _sign(scale)
+        new, digit = fused(forward, value, sign, change, self.count, grid.unit)
         if kept.keeps:
-            remainder = torch.mul(value, 1 / grid.unit).sub_(quotient, alpha=2**self.count)
             shape = tuple(value.shape)
-            bits = kept.packed.get(shape, Bits())
-            kept.packed[shape] = bits.push(self.count, remainder.to(torch.uint8))
-        return _times(_sign(scale), quotient.mul_(grid.unit)) + grid.rounded(change)
+            kept.packed[shape] = kept.packed.get(shape, Bits()).push(self.count, digit)
+        return new
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """The quotient times 2^count, and the remainder."""
-        quotient = _times(_sign(scale), value - grid.rounded(change))
-        shape = tuple(value.shape)
+        backward, sign, shape = parity_backward, _sign(scale), tuple(value.shape)
         digit, kept.packed[shape] = kept.packed[shape].pull(self.count)
-        return quotient.mul(2.0**self.count).add_(digit, alpha=grid.unit)
+        return fused(backward, value, sign, change, digit, self.count, grid.unit)
 
 
 @dataclass(frozen=True)
@@ -184,25 +198,25 @@ class Remainder(Form):
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """With t = q*d + remainder: ±(q*n + a digit of the stack) + r."""
-        units = grid.units(value)
-        quotient = torch.div(units, self.denominator).floor_()
-        digit = units.sub_(quotient, alpha=self.denominator)
-        stack = kept.stack(value).push(self.denominator, digit, self.denominator)
-        digit, kept.stacks[tuple(value.shape)] = stack.take(self.numerator)
-        scaled = quotient.mul_(self.numerator).add_(digit).mul_(grid.unit)
-        return _times(_sign(scale), scaled.to(value.dtype)) + grid.rounded(change)
+        stack, terms = kept.stack(value).with_room(self.denominator), self._terms(grid)
+        forward, sign = remainder_forward, _sign(scale)
+        new, word = fused(forward, value, sign, change, stack.word, *terms)
+        pushed = stack.pushed(word, self.denominator)
+        kept.stacks[tuple(value.shape)] = pushed.pulled_from(word, self.numerator)
+        return new
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """The digit goes back on the stack, and the remainder is pulled from it."""
-        units = grid.units(_times(_sign(scale), value - grid.rounded(change)))
-        quotient = torch.div(units, self.numerator).floor_()
-        digit = units.sub_(quotient, alpha=self.numerator)
-        stack = kept.stack(value).put(self.numerator, digit)
-        digit, kept.stacks[tuple(value.shape)] = stack.pull(self.denominator)
-        old = quotient.mul_(self.denominator).add_(digit).mul_(grid.unit)
-        return old.to(value.dtype)
+        stack, terms = kept.stack(value), self._terms(grid)
+        backward, sign = remainder_backward, _sign(scale)
+        old, word = fused(backward, value, sign, change, stack.word, *terms)
+        kept.stacks[tuple(value.shape)] = stack.before_push(word)
+        return old
+
+    def _terms(self, grid: Grid) -> tuple[int, int, float]:
+        return self.numerator, self.denominator, grid.unit
 
 
 @dataclass(frozen=True)
@@ -221,30 +235,23 @@ class Monotone(Form):
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """sign(s)*round(|s|*t) + r."""
-        size, units = _size(scale), grid.units(value)
-        scaled = torch.mul(units, size).add_(0.5).floor_()
-        if kept.keeps:
-            first, count = _preimage(scaled, size)
-            stack = kept.stack(value).push(count, units.sub_(first), self.largest)
-            kept.stacks[tuple(value.shape)] = stack
-        new = _times(_sign(scale), scaled.mul_(grid.unit).to(value.dtype))
-        return new + grid.rounded(change)
+        sign, size = _sign(scale), _size(scale)
+        if not kept.keeps:
+            return fused(monotone_forward, value, sign, size, change, grid.unit)
+        stack = kept.stack(value).with_room(self.largest)
+        new, word = fused(monotone_keeping, value, sign, size, change, stack.word, grid.unit)
+        kept.stacks[tuple(value.shape)] = stack.pushed(word, self.largest)
+        return new
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """The element of the preimage that the stack names."""
-        scaled = grid.units(_times(_sign(scale), value - grid.rounded(change)))
-        first, count = _preimage(scaled, _size(scale))
-        index, kept.stacks[tuple(value.shape)] = kept.stack(value).pull(count)
-        return first.add_(index).mul_(grid.unit).to(value.dtype)
-
-
-def _preimage(scaled: Tensor, size: Multiplier) -> tuple[Tensor, Tensor]:
-    """The first integer that rounds to each of `scaled`, and how many do."""
-    first = torch.sub(scaled, 0.5).div_(size).ceil_()
-    following = torch.add(scaled, 0.5).div_(size).ceil_()
-    return first, following.sub_(first)
+        stack, sign, size = kept.stack(value), _sign(scale), _size(scale)
+        backward = monotone_backward
+        old, word = fused(backward, value, sign, size, change, stack.word, grid.unit)
+        kept.stacks[tuple(value.shape)] = stack.before_push(word)
+        return old
 
 
 @dataclass(frozen=True)
@@ -260,30 +267,23 @@ class Gauge(Form):
         """t/g + round(r/g')."""
         old = kept.gauged.get(self.name) or Gauged(grid.units(value))
         gauge = old.gauge * _exactly(scale)
-        units = self._step(change, gauge, grid).add_(old.units)
+        units, new = fused(gauge_forward, old.units, gauge, change, grid.unit)
         kept.gauged[self.name] = Gauged(units, (*old.gauges, gauge))
-        return torch.mul(units, gauge * grid.unit).to(value.dtype)
+        return new
 
     def retreat(
         self, value: Tensor, scale: Multiplier, change: Tensor, grid: Grid, kept: Information
     ) -> Tensor:
         """t/g from t'/g'."""
         new = kept.gauged[self.name]
-        units = new.units - self._step(change, new.gauge, grid)
-        old = kept.gauged[self.name] = Gauged(units, new.gauges[:-1])
-        return torch.mul(units, old.gauge * grid.unit).to(value.dtype)
-
-    def _step(self, change: Tensor, gauge: Multiplier, grid: Grid) -> Tensor:
-        return torch.div(change.double(), gauge * grid.unit).round_()
+        before, backward = Gauged(new.units, new.gauges[:-1]).gauge, gauge_backward
+        units, old = fused(backward, new.units, new.gauge, before, change, grid.unit)
+        kept.gauged[self.name] = Gauged(units, new.gauges[:-1])
+        return old
 
 
 def _sign(scale: Multiplier) -> Multiplier:
     return torch.sign(scale) if isinstance(scale, Tensor) else math.copysign(1.0, scale)
-
-
-def _times(sign: Multiplier, value: Tensor) -> Tensor:
-    """The value itself where the sign is 1."""
-    return value if isinstance(sign, float) and sign == 1 else value * sign
 
 
 def _size(scale: Multiplier) -> Multiplier:
@@ -359,7 +359,6 @@ class StraightThrough(torch.autograd.Function):
             if target:
                 for_scale = (cotangent * target[0]).sum_to_size(scale.shape)
         return None, for_target, for_scale, cotangent
-
 
     @staticmethod
     def jvp(

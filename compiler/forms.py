@@ -153,7 +153,7 @@ def _choice(scale: _Scale, gauged: str | None = None) -> Choice:
         if scale.is_always(2.0**-count):
             return Choice(Parity(count), f"the scale is 1/{2**count} or its negative", count, count)
     number = scale.number
-    if number is not None and max(abs(number.numerator), number.denominator) <= LARGEST_TERM:
+    if number and max(abs(number.numerator), number.denominator) <= LARGEST_TERM:
         form = Remainder(abs(number.numerator), number.denominator)
         return Choice(form, f"{abs(number)} is a small rational", bound, bound)
     largest = max(1, math.ceil(1 / scale.smallest)) if scale.smallest > 0 else 1

@@ -1,6 +1,6 @@
 """The side information of exact arithmetic: what updates lose, kept for their inverses.
 
-This file imports torch alone.
+Beside torch this file imports its kernels alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-Multiplier = Tensor | float
+from compiler.kernels import Multiplier
+
 WORD = 52
 """Bits of a stack's word that are used: float64 is exact below 2^53."""
 SPILL = 32
@@ -42,30 +43,7 @@ class Stack:
     """No word is larger."""
     spills: tuple[Spill, ...] = ()
 
-    def push(self, radix: Multiplier, digit: Tensor, largest: int) -> Stack:
-        """With `digit`, from 0 to radix - 1, on top; no radix exceeds `largest`."""
-        room = self._with_room(largest)
-        word = torch.mul(room.word, radix).add_(digit)
-        bound = room.bound * largest + largest - 1
-        return replace(room, word=word, pushes=self.pushes + 1, bound=bound)
-
-    def pull(self, radix: Multiplier) -> tuple[Tensor, Stack]:
-        """What was pushed last, with its radix; and the stack before."""
-        quotient = torch.div(self.word, radix).floor_()
-        digit = self.word - quotient * radix
-        return digit, replace(self, word=quotient, pushes=self.pushes - 1)._refilled()
-
-    def take(self, radix: float) -> tuple[Tensor, Stack]:
-        """A digit from 0 to radix - 1 that the stack happens to have, zero where it is empty."""
-        quotient = torch.div(self.word, radix).floor_()
-        digit = self.word - quotient * radix
-        return digit, replace(self, word=quotient, bound=self.bound // int(radix))
-
-    def put(self, radix: float, digit: Tensor) -> Stack:
-        """The stack before `take` gave this digit."""
-        return replace(self, word=torch.mul(self.word, radix).add_(digit))
-
-    def _with_room(self, radix: int) -> Stack:
+    def with_room(self, radix: int) -> Stack:
         """Room for one more digit, so that words stay exact. They are looked at only when their
         bound is spent: that waits for the device."""
         if (self.bound + 1) * radix <= 2**WORD:
@@ -75,6 +53,20 @@ class Stack:
         found = replace(self, bound=int(self.word.max()))
         # A little room would soon be spent again.
         return found if (found.bound + 1) * radix**8 <= 2**WORD else found._spilled()
+
+    def pushed(self, word: Tensor, largest: int) -> Stack:
+        """After a digit was pushed, of a radix up to `largest`."""
+        bound = self.bound * largest + largest - 1
+        return replace(self, word=word, pushes=self.pushes + 1, bound=bound)
+
+    def pulled_from(self, word: Tensor, radix: int) -> Stack:
+        """After a digit was pulled that is part of a new value, and will be pushed back."""
+        return replace(self, word=word, bound=self.bound // radix)
+
+    def before_push(self, word: Tensor) -> Stack:
+        """After the last push was undone: what spilled before it is put back."""
+        stack = replace(self, word=word, pushes=self.pushes - 1)
+        return stack._refilled()
 
     def _spilled(self) -> Stack:
         large = self.word >= 2.0**SPILL
@@ -99,7 +91,6 @@ class Stack:
         return high, low.sub_(2.0 ** (SPILL - 1)).to(torch.int32)
 
     def _refilled(self) -> Stack:
-        """What spilled before the push that has been undone is put back."""
         if not self.spills or self.spills[-1].at != self.pushes:
             return self
         spill, word = self.spills[-1], self.word

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from compiler.base_stage import BaseNetwork, BaseStage
+from compiler.exact import Grid
+from compiler.information import Information
 
 Gradients = Sequence[Tensor | None]
 TOLERANCE = 1e-8
-TAKEN = ("self", "torch", "invoke")
+"""Of float64; exact arithmetic is to have no error at all."""
+TAKEN = ("self", "torch", "invoke", "grid", "kept", "on_grid")
 """Names that emitted methods use themselves: a stream of that name has a variable with a `_`."""
 
 
@@ -25,6 +28,7 @@ def self_check(network: BaseNetwork, batch: int = 2) -> bool:
     """Check every stage in float64 on random streams, all different; print what was found."""
     right = True
     for stage in network.stages:
+        tolerance = _tolerance(stage)
         torch.manual_seed(0)
         trial = copy.deepcopy(stage).double()
         for what, error in (
@@ -33,13 +37,17 @@ def self_check(network: BaseNetwork, batch: int = 2) -> bool:
             ("round trip through the derived inverse", roundtrip_error(trial, batch)),
         ):
             if error is not None:
-                right &= error <= TOLERANCE
+                right &= error <= tolerance
                 print(f"{stage.facts.name}: {what}: {error:.2g}")
     error = network_error(copy.deepcopy(network).double(), batch)
-    right &= error <= TOLERANCE
+    right &= error <= max(map(_tolerance, network.stages), default=TOLERANCE)
     print(f"the whole network: gradients against stored activations: {error:.2g}")
     print("right" if right else "WRONG")
     return right
+
+
+def _tolerance(stage: BaseStage) -> float:
+    return TOLERANCE if stage.facts.fraction_bits is None else 0.0
 
 
 def network_error(network: BaseNetwork, batch: int) -> float:
@@ -85,17 +93,28 @@ def _worst_gradient(found: Gradients, wanted: Gradients) -> float:
         if known is not None:
             a, b = (torch.zeros_like(known) if g is None else g for g in (one, other))
             errors.append(float((a - b).norm()) / max(float(b.norm()), least, 1e-30))
+    return _worst(errors)
+
+
+def _worst(errors: Sequence[float]) -> float:
+    """The largest; NaN, if any is."""
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
 @torch.no_grad()
 def plain_error(stage: Any, batch: int) -> float:
-    """The statements of the layers' `forward` against the engine."""
+    """The statements of the layers' `forward` against the engine: streams, and what they keep."""
     streams, side, draws = _evaluated(stage, batch)
     values: tuple[Tensor, ...] = tuple(streams)
+    # Where there is no inverse, a scale may be 0, of which nothing can be kept.
+    kept, information = (Information(keeps=not stage.facts.obstacles) for _ in range(2))
     for layer, drawn in zip(stage.layers, draws, strict=True):
-        values = layer(*values, **_given(stage, drawn, side))
-    return _relative(values, stage(*streams, draws=draws, **side))
+        values = layer(*values, **_given(stage, drawn, side, kept))
+    final = stage(*streams, draws=draws, information=information, **side)
+    found, wanted = kept.tensors(), information.tensors()
+    if len(found) != len(wanted):
+        return math.inf
+    return _worst([_relative(values, final), _relative(found, wanted)])
 
 
 @torch.no_grad()
@@ -105,13 +124,13 @@ def roundtrip_error(stage: Any, batch: int) -> float | None:
     if facts.obstacles:
         return None
     streams, side, draws = _evaluated(stage, batch)
-    final = stage(*streams, draws=draws, **side)
-    values = final
+    information = Information()
+    final = stage(*streams, draws=draws, information=information, **side)
+    values, kept = final, information.copy()
     for layer, drawn in zip(reversed(stage.layers), reversed(draws), strict=True):
-        values = layer.inverse(*values, **_given(stage, drawn, side))
-    back = stage.inverse(*final, draws=draws, **side)
-    errors = _relative(back, streams), _relative(values, streams)
-    return math.nan if any(map(math.isnan, errors)) else max(errors)
+        values = layer.inverse(*values, **_given(stage, drawn, side, kept))
+    back = stage.inverse(*final, draws=draws, information=information, **side)
+    return _worst([_relative(back, streams), _relative(values, streams)])
 
 
 def _inputs(stage: BaseStage, batch: int) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -123,22 +142,27 @@ def _inputs(stage: BaseStage, batch: int) -> tuple[list[Tensor], dict[str, Tenso
 
 
 def _evaluated(stage: BaseStage, batch: int) -> tuple[list[Tensor], dict[str, Tensor], Any]:
-    """Inputs and draws, without dropout; where only the training program has an inverse, its
-    draws."""
+    """Inputs, as they are on the grid, and draws, without dropout; where only the training program
+    has an inverse, its draws."""
     stage.eval()
     stage.training = not stage.facts.invertible_in_evaluation
     streams, side = _inputs(stage, batch)
+    if stage.facts.fraction_bits is not None:
+        streams = list(map(Grid(stage.facts.fraction_bits).rounded, streams))
     return streams, side, stage.draw(streams[0])
 
 
 def _given(
-    stage: BaseStage, drawn: Mapping[str, Tensor], side: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+    stage: BaseStage, drawn: Mapping[str, Tensor], side: Mapping[str, Tensor], kept: Information
+) -> dict[str, Any]:
+    """What a layer's statements take besides streams."""
     progress = {"progress": stage.progress} if stage.facts.reads_progress else {}
     given = {**drawn, **progress, **side}
-    return {f"_{name}" if name in TAKEN else name: value for name, value in given.items()}
+    renamed = {f"_{name}" if name in TAKEN else name: value for name, value in given.items()}
+    return renamed if stage.facts.fraction_bits is None else {**renamed, "kept": kept}
 
 
 def _relative(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    apart = sum(float((a - b).square().sum()) for a, b in zip(found, wanted, strict=True))
-    return float((apart / max(1e-30, sum(float(b.square().sum()) for b in wanted))) ** 0.5)
+    pairs = [(a.double(), b.double()) for a, b in zip(found, wanted, strict=True)]
+    apart = sum(float((a - b).square().sum()) for a, b in pairs)
+    return float((apart / max(1e-30, sum(float(b.square().sum()) for _, b in pairs))) ** 0.5)

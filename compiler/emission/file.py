@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 
 from archspec import __version__
 from archspec.citations import reference
 from archspec.spec import Spec
-from compiler import base_stage, coefficients, engine, exact, functions, information, self_check
+from compiler import base_stage, coefficients, engine, exact, information, kernels, self_check
 from compiler.emission.modules import CannotEmitError, made
 from compiler.emission.numbers import unmarked
-from compiler.emission.sources import PARTS, body, definitions, imports
+from compiler.emission.sources import FUNCTIONS, MAPS, body, definitions, imports
 from compiler.emission.stages import stage_classes
 from compiler.emission.writing import ClassNames, block, camel, docstring, literal, method
 from compiler.network import Network
@@ -23,7 +24,8 @@ from compiler.plan import NetworkPlan
 _MARK = re.compile(r"^Written by archspec \S+ \(sha256 ([0-9a-f]{16})\)", re.MULTILINE)
 _UNSIGNED = "0" * 16
 MARK = "Written by archspec"
-TAKEN_OVER = (information, exact, engine, coefficients, base_stage, self_check)
+ARITHMETIC = (kernels, information, exact)
+TAKEN_OVER = (*ARITHMETIC, engine, coefficients, base_stage, self_check)
 
 
 def emit(plan: NetworkPlan, spec: Spec) -> str:
@@ -37,8 +39,7 @@ def emit(plan: NetworkPlan, spec: Spec) -> str:
     title = names.new(f"{camel(spec.name)}Network")
     own = "\n\n".join(text for texts, _ in stages for text in texts)
     whole = _network(title, network, [name for _, name in stages])
-    parts = definitions(set(re.findall(r"\w+", own + whole)))
-    taken = [_section(module.__doc__, body(module)) for module in TAKEN_OVER]
+    used = set(re.findall(r"\w+", own + whole))
     layers_first = [text for texts, _ in stages for text in texts[:-1]]
     stages_last = [texts[-1] for texts, _ in stages]
     text = "\n\n".join(
@@ -46,16 +47,18 @@ def emit(plan: NetworkPlan, spec: Spec) -> str:
             _heading("The layers: update and inverse"),
             *layers_first,
             _heading("What functions are made of"),
-            parts,
-            *taken,
+            definitions(used, FUNCTIONS),
+            *map(_section, ARITHMETIC),
+            *_maps(definitions(used, MAPS)),
+            *map(_section, TAKEN_OVER[len(ARITHMETIC) :]),
             _heading("The stages and the network"),
             *stages_last,
             whole,
             _MAIN.format(title=title),
         ]
     )
-    sources = (*TAKEN_OVER, *PARTS, functions.build)
-    whole = f"{_title(spec, title)}\n\n{imports(sources, text)}\n\n{text}".rstrip() + "\n"
+    sources = (*TAKEN_OVER, *FUNCTIONS, *MAPS)
+    whole = f"{_title(plan, spec, title)}\n\n{imports(sources, text)}\n\n{text}".rstrip() + "\n"
     text = re.sub(r"\n{4,}", "\n\n\n", whole)
     return text.replace(f"(sha256 {_UNSIGNED})", f"(sha256 {_digest(text)})", 1)
 
@@ -81,15 +84,21 @@ def _heading(text: str) -> str:
     return f"# {text} {'-' * (97 - len(text))}"
 
 
-def _section(doc: str | None, text: str) -> str:
+def _maps(text: str) -> list[str]:
+    """The section of invertible maps, where there are any. They come after exact arithmetic, of
+    which they take a form as they are defined."""
+    return [_heading("Invertible maps"), text] if text else []
+
+
+def _section(module: ModuleType) -> str:
     """A module taken over, its docstring as a comment."""
-    title, _, more = (doc or "").strip().partition("\n\n")
+    title, _, more = (module.__doc__ or "").strip().partition("\n\n")
     heading = re.sub(r"\s+", " ", title).partition(":")[0].rstrip(".")
     comment = "\n".join(f"# {line}".rstrip() for line in (title + "\n\n" + more).splitlines())
-    return f"{_heading(heading)}\n\n{comment}\n\n{text}"
+    return f"{_heading(heading)}\n\n{comment}\n\n{body(module)}"
 
 
-def _title(spec: Spec, title: str) -> str:
+def _title(plan: NetworkPlan, spec: Spec, title: str) -> str:
     cited = "\n".join(f"    {reference(key)}" for key in spec.cite)
     text = f"""{spec.name}: {spec.summary}
 
@@ -103,8 +112,15 @@ Run this file to check it, or:
 The layers, with their inverses, come first, then what their functions are made of, the engine, and
 at the end the stages and the network. The engine runs a layer's `updates`; `forward` and `inverse`
 are the same, written out to be read, and compared when the file is run.
-""" + (f"\n{cited}\n" if cited else "")
-    return docstring(text)
+"""
+    text += _EXACT if any(stage.fraction_bits is not None for stage in plan.stages) else ""
+    return docstring(text + (f"\n{cited}\n" if cited else ""))
+
+
+_EXACT = """
+In exact arithmetic a stage, forward and inverse, takes the same `information`, at first an empty
+`Information()`: what updates lose of the streams, which its layers call `kept`.
+"""
 
 
 def _network(title: str, network: Network, stages: Sequence[str]) -> str:

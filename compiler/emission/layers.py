@@ -4,7 +4,7 @@ the same update by update, as the engine takes them."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from textwrap import indent
 
 from archspec.expressions import Expression, Name, fold, names, subexpressions
@@ -13,9 +13,11 @@ from compiler.canonical import reads
 from compiler.constants import NUMBERS, fixed_values
 from compiler.emission.expressions import python
 from compiler.emission.modules import made
-from compiler.emission.numbers import Group, group
+from compiler.emission.numbers import Group, group, marked
 from compiler.emission.writing import literal
 from compiler.engine import Update
+from compiler.exact import Form
+from compiler.forms import Choice
 from compiler.lower import affine, affine_inverse
 from compiler.plan import Affine, Call, General, Mapped, Permutation, StagePlan, Step, Temporary
 from compiler.self_check import TAKEN
@@ -23,6 +25,8 @@ from compiler.stage import LayerModule, Stage, channel_shape, learned, like
 from compiler.summary import inverse_text
 
 DOCS = {"forward": "One layer, written out.", "inverse": "What the layer made these of."}
+Bound = tuple[list[str], Callable[[str], str]]
+"""Lines before a statement, and the texts of names in it."""
 
 
 def variable(name: str) -> str:
@@ -48,6 +52,8 @@ class _Layer:
         self.given = [name for name, c in plan.constants.items() if isinstance(c, Drawn)]
         self.given += ["progress"] if plan.reads_progress else []
         self.given += [side.name for side in plan.side]
+        exact = plan.fraction_bits is not None
+        self.grid = [f"grid = Grid({plan.fraction_bits})"] if exact else []
 
     def text(self) -> str:
         methods = [self.init(), self.plain("forward", self.forward_lines())]
@@ -83,17 +89,26 @@ class _Layer:
     def plain(self, method: str, lines: Sequence[str]) -> str:
         streams = ", ".join(variable(s.name) for s in self.plan.streams)
         given = "".join(f", {variable(name)}: Tensor" for name in self.given)
+        given += ", kept: Information" if self.grid else ""
         parameters = ", ".join(f"{variable(s.name)}: Tensor" for s in self.plan.streams)
         keywords = f", *{given}" if given else ""
         used = [name for name in self.learned if self.is_read(name)]
         coefficients = [f'{variable(n)} = self.coefficients.value("{n}")' for n in used]
         body = "\n".join(
-            [f'"""{DOCS[method]}"""', *coefficients, *lines, f"return {streams}" + self.comma()]
+            [
+                f'"""{DOCS[method]}"""',
+                *self.grid,
+                *coefficients,
+                *lines,
+                f"return {streams}" + self.comma(),
+            ]
         )
         head = f"def {method}(self, {parameters}{keywords}) -> tuple[Tensor, ...]:"
         if len(head) > 92:
             inner = f"{parameters}{keywords}".replace(", ", ",\n    ")
             head = f"def {method}(\n    self,\n    {inner},\n) -> tuple[Tensor, ...]:"
+        if self.grid:  # rounding has no gradient of its own
+            head = f"@torch.no_grad()\n{head}"
         return f"{head}\n{indent(body, '    ')}\n"
 
     def comma(self) -> str:
@@ -109,15 +124,19 @@ class _Layer:
         return found.union(*inner)
 
     def forward_lines(self) -> list[str]:
-        return [line for step in self.plan.steps for line in self.forward_step(step)]
+        pairs = zip(self.plan.steps, self.layer.chosen, strict=True)
+        return [line for step, choice in pairs for line in self.forward_step(step, choice)]
 
-    def forward_step(self, step: Step) -> list[str]:
+    def forward_step(self, step: Step, choice: Choice | None = None) -> list[str]:
         if isinstance(step, Permutation):
             targets, sources = (map(variable, side) for side in (step.targets, step.sources))
             return [f"{', '.join(targets)} = {', '.join(sources)}"]
         target = variable(_target(step))
         if isinstance(step, Mapped):
-            return [f"{target} = {self.owner}.{step.map}({target})"]
+            method, grid = (".advance", ", grid, kept") if choice else ("", "")
+            return [f"{target} = {self.owner}.{step.map}{method}({target}{grid})"]
+        if choice is not None and isinstance(step, Affine):
+            return self.exact_statement(step, choice.form, "advance")
         return self.statement(target, self.value(step), step)
 
     def inverse_lines(self) -> list[str]:
@@ -132,37 +151,62 @@ class _Layer:
                 given.add(name)
                 lines.extend(self.forward_step(temporaries[name]))
 
-        for step in reversed(self.plan.steps):
+        for step, choice in reversed([*zip(self.plan.steps, self.layer.chosen, strict=True)]):
             if not isinstance(step, Temporary):
                 define(step)
-                lines.extend(self.inverse_step(step))
+                lines.extend(self.inverse_step(step, choice))
         return lines
 
-    def inverse_step(self, step: Step) -> list[str]:
+    def inverse_step(self, step: Step, choice: Choice | None) -> list[str]:
         if isinstance(step, Permutation):
             targets, sources = (map(variable, side) for side in (step.targets, step.sources))
             return [f"{', '.join(sources)} = {', '.join(targets)}"]
         target = variable(_target(step))
         if isinstance(step, Mapped):
-            return [f"{target} = {self.owner}.{step.map}.inverse({target})"]
+            method, grid = ("retreat", ", grid, kept") if choice else ("inverse", "")
+            return [f"{target} = {self.owner}.{step.map}.{method}({target}{grid})"]
         assert isinstance(step, Affine)
+        if choice is not None:
+            return self.exact_statement(step, choice.form, "retreat")
         return self.statement(target, self.inverse_value(step), step)
 
     def value(self, step: Affine | General | Temporary) -> Expression:
         if isinstance(step, Affine):
-            scale, rest = fold(step.scale, self.fixed), fold(step.rest, self.fixed)
+            scale, rest = self.scale_and_rest(step)
             return affine(scale, step.target, rest)
         return fold(step.value, self.fixed)
 
     def inverse_value(self, step: Affine) -> Expression:
-        scale, rest = fold(step.scale, self.fixed), fold(step.rest, self.fixed)
+        scale, rest = self.scale_and_rest(step)
         return affine_inverse(scale, step.target, rest)
+
+    def scale_and_rest(self, step: Affine) -> tuple[Expression, Expression]:
+        return fold(step.scale, self.fixed), fold(step.rest, self.fixed)
 
     def statement(
         self, target: str, value: Expression, step: Affine | General | Temporary
     ) -> list[str]:
-        """An assignment, and before it the calls whose results it reads more than once."""
-        uses = Counter(_results(value))
+        """An assignment; what a general update gives an exact stream is rounded."""
+        lines, named = self.bound(step, value)
+        shaped = like(step.value, self.plan) if isinstance(step, Temporary) else _target(step)
+        text = self.rounded(self.filled(python(value, named), value, named(shaped)), step)
+        return [*lines, f"{target} = {text}"]
+
+    def exact_statement(self, step: Affine, form: Form, method: str) -> list[str]:
+        """An assignment as a form computes it."""
+        target = variable(step.target)
+        scale, rest = self.scale_and_rest(step)
+        lines, named = self.bound(step, scale, rest)
+        change = self.filled(python(rest, named), rest, target)
+        given = f"{target}, {python(scale, named)}, {change}, grid, kept"
+        return [*lines, f"{target} = {form_text(form)}.{method}({given})"]
+
+    def rounded(self, text: str, step: Affine | General | Temporary) -> str:
+        return f"on_grid({text}, grid)" if self.grid and isinstance(step, General) else text
+
+    def bound(self, step: Affine | General | Temporary, *values: Expression) -> Bound:
+        """Variables for the calls of a step whose results are read more than once."""
+        uses = Counter(name for value in values for name in _results(value))
         arguments = {c.result: [fold(a, self.fixed) for a in c.arguments] for c in step.calls}
         for call in step.calls:
             uses.update(name for a in arguments[call.result] for name in _results(a))
@@ -183,8 +227,7 @@ class _Layer:
                 local = call.result.replace("@", "_")
                 lines.append(f"{local} = {texts[call.result]}")
                 texts[call.result] = local
-        shaped = like(step.value, self.plan) if isinstance(step, Temporary) else _target(step)
-        return [*lines, f"{target} = {self.filled(python(value, named), value, named(shaped))}"]
+        return lines, named
 
     def filled(self, text: str, value: Expression, shape: str) -> str:
         """The text of a value in the shape of a stream: numbers and coefficients have none."""
@@ -197,19 +240,19 @@ class _Layer:
     # The engine's updates
 
     def updates(self) -> str:
-        steps = "".join(
-            f"{self.update(step, run)},\n"
-            for step, run in zip(self.plan.steps, self.layer.steps, strict=True)
-        )
+        triples = zip(self.plan.steps, self.layer.steps, self.layer.chosen, strict=True)
+        steps = "".join(f"{self.update(*triple)},\n" for triple in triples)
         doc = "The same for the engine; `at` holds streams, coefficients and results by name."
-        body = f'"""{doc}"""\nreturn (\n{indent(steps, "    ")})\n'
+        grid = "".join(f"{line}\n" for line in self.grid)
+        body = f'"""{doc}"""\n{grid}return (\n{indent(steps, "    ")})\n'
         return f"def updates(self) -> tuple[Step, ...]:\n{indent(body, '    ')}"
 
-    def update(self, step: Step, run: object) -> str:
+    def update(self, step: Step, run: object, choice: Choice | None) -> str:
         if isinstance(step, Permutation):
             return f"Permute({literal(step.targets)}, {literal(step.sources)})"
         if isinstance(step, Mapped):
-            return f"Map({literal(step.target)}, {literal(step.map)})"
+            grid = ", grid=grid" if choice else ""
+            return f"Map({literal(step.target)}, {literal(step.map)}{grid})"
         assert isinstance(run, Update)
         fields = [literal(run.target), f"calls={self.calls(step.calls, run)}"]
         fields.append(f"forward={self.function(self.value(step), step)}")
@@ -220,8 +263,20 @@ class _Layer:
         fields += [f"coefficients={literal(run.coefficients)}"] if run.coefficients else []
         fields += [f"temporaries={literal(run.temporaries)}"] if run.temporaries else []
         fields += ["is_temporary=True"] if run.is_temporary else []
+        if choice is not None and isinstance(step, Affine):
+            fields.append(f"exact={self.exact(step, choice.form)}")
         lines = "".join(f"{field},\n" for field in fields)
         return f"Update(\n{indent(lines, '    ')})"
+
+    def exact(self, step: Affine, form: Form) -> str:
+        """How the engine computes an update on the grid."""
+        scale, rest = self.scale_and_rest(step)
+        lines = (
+            f"grid,\n{form_text(form)},\n"
+            f"scale=lambda at: {python(scale, _looked_up)},\n"
+            f"rest={self.lambda_of(rest, step.target)},\n"
+        )
+        return f"Exact(\n{indent(lines, '    ')})"
 
     def calls(self, calls: Sequence[Call], run: Update) -> str:
         texts = []
@@ -237,13 +292,29 @@ class _Layer:
 
     def function(self, value: Expression, step: Affine | General | Temporary) -> str:
         shaped = like(step.value, self.plan) if isinstance(step, Temporary) else step.target
-        return self.lambda_of(value, shaped)
+        return f"lambda at: {self.rounded(self.evaluated(value, shaped), step)}"
 
     def lambda_of(self, value: Expression, shaped: str) -> str:
-        text = python(value, lambda name: f'at["{name}"]')
+        return f"lambda at: {self.evaluated(value, shaped)}"
+
+    def evaluated(self, value: Expression, shaped: str) -> str:
+        """The text of a value, as `compiler.lower.lower_stream` evaluates it."""
+        text = python(value, _looked_up)
         if isinstance(value, Name):
-            text = f"{text}.view_as({text})"  # as `compiler.lower.lower_stream` does
-        return f"lambda at: {self.filled(text, value, f'at[{chr(34)}{shaped}{chr(34)}]')}"
+            text = f"{text}.view_as({text})"
+        return self.filled(text, value, _looked_up(shaped))
+
+
+def _looked_up(name: str) -> str:
+    """What a name stands for in an update of the engine's."""
+    return f'at["{name}"]'
+
+
+def form_text(form: Form) -> str:
+    """The text that makes a form; its numbers may vary over layers."""
+    fields = vars(form).values()
+    texts = (literal(field) if isinstance(field, str) else marked(field) for field in fields)
+    return f"{type(form).__name__}({', '.join(texts)})"
 
 
 def _results(value: Expression) -> Iterator[str]:

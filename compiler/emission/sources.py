@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -10,15 +11,19 @@ from types import ModuleType
 
 from compiler.functions import attention, build, convolution, maps, pointwise, tokens
 
-PARTS = (tokens, attention, convolution, pointwise, maps)
-"""What functions are made of."""
+FUNCTIONS = (tokens, attention, convolution, pointwise, build)
+"""What functions are made of, and what makes them."""
+MAPS = (maps,)
 OWN = ("archspec", "compiler")
 
 
+@functools.cache
 def body(module: ModuleType) -> str:
-    """A module's text without its docstring and its imports."""
+    """A module's text without its docstring and its imports. In one file with those that it
+    imports, their names are no prefixes."""
     text = inspect.getsource(module)
     lines, tree = text.splitlines(), ast.parse(text)
+    _drop_prefixes(lines, tree)
     for node in tree.body:
         is_docstring = node is tree.body[0] and isinstance(node, ast.Expr)
         if is_docstring or isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -26,23 +31,45 @@ def body(module: ModuleType) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def _drop_prefixes(lines: list[str], tree: ast.Module) -> None:
+    """Write `name` for `module.name`, in place, where `module` is one of the package's own."""
+    own = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module in OWN
+        for alias in node.names
+    }
+    prefixes = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in own
+    ]
+    for prefix in sorted(prefixes, key=lambda name: (name.lineno, name.col_offset), reverse=True):
+        line = lines[prefix.lineno - 1].encode()  # columns count bytes
+        start = prefix.col_offset
+        rest = line[start + len(f"{prefix.id}.") :]
+        lines[prefix.lineno - 1] = (line[:start] + rest).decode()
+
+
 def _length(node: ast.stmt) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
-def definitions(wanted: Iterable[str]) -> str:
-    """The parts of functions of these names, with all that they need."""
-    known = _known()
+def definitions(wanted: Iterable[str], modules: Iterable[ModuleType]) -> str:
+    """The parts of these names that modules define, with all of theirs that they need."""
+    known = _known(modules)
     needed = {name for name in wanted if name in known}
     while more := {n for name in needed for n in _words(known[name]) & set(known)} - needed:
         needed |= more
     return "\n\n".join(source for name, source in known.items() if name in needed)
 
 
-def _known() -> Mapping[str, str]:
-    """What is defined in the modules of functions, in order."""
+def _known(modules: Iterable[ModuleType]) -> Mapping[str, str]:
+    """What is defined in modules, in order."""
     found: dict[str, str] = {}
-    for module in (*PARTS, build):
+    for module in modules:
         lines = inspect.getsource(module).splitlines()
         tree = ast.parse("\n".join(lines))
         for index, node in enumerate(tree.body):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from textwrap import fill, indent
@@ -41,11 +41,23 @@ def stage_classes(stage: Stage, known: ClassNames) -> tuple[list[str], str]:
 def _layer(plan: StagePlan, title: str, group: Group) -> str:
     which = "" if len(group.layers) == plan.depth else f" ({_ranges(group.layers)})"
     text = f"One layer of stage `{plan.name}`{which}.\n\n{indent(equations(plan), '    ')}\n"
-    text += f"\n{fill(f'It has no inverse: {_why(plan)}.', 90)}\n" if plan.obstacles else ""
+    text += "".join(f"\n{fill(note, 90)}\n" for note in _notes(plan))
     tables = [f"self.{name} = {table(values)}[index]" for name, values in group.tables.items()]
     inside = indent("".join(f"{line}\n" for line in tables), "    ")
     methods = group.text.replace("    TABLES\n", inside, 1)
     return block(f"class {title}(nn.Module):", docstring(text), "", methods)
+
+
+def _notes(plan: StagePlan) -> Iterator[str]:
+    """What the equations do not say."""
+    if plan.obstacles:
+        yield f"It has no inverse: {_why(plan)}."
+    if plan.fraction_bits is not None:
+        yield (
+            f"Streams are multiples of 2^-{plan.fraction_bits}: all that updates add is rounded to "
+            "these. What an update loses of its stream goes into `kept`, and comes from there for "
+            "the inverse."
+        )
 
 
 def _why(plan: StagePlan) -> str:

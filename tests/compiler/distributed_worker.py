@@ -64,6 +64,9 @@ STAGES: dict[str, dict[str, Any]] = {
     },
 }
 
+STAGES["exact"] = {**STAGES["momentum"], "arithmetic": "exact"}
+STAGES["exact_maps"] = {**STAGES["maps"], "arithmetic": "exact"}
+
 # Ways to train -----------------------------------------------------------------------------------
 
 
@@ -372,6 +375,8 @@ OTHERS = {
     "shared": ("ddp", "ddp_static", "fsdp", "fsdp_two_forwards", "fsdp_kept_two_forwards"),
     "maps": ("ddp", "fsdp"),
     "scalar": ("ddp", "fsdp", "fsdp_accumulated"),
+    "exact": ("ddp", "ddp_static", "fsdp", "fsdp_two_forwards"),
+    "exact_maps": ("ddp", "fsdp"),
 }
 CHANGED = "changed in place between the forward and the backward"
 REPLAYED = ("checkpoint", "reversible")

@@ -69,6 +69,9 @@ def computed(
         found[f"{strategy}: input"] = entry.grad
     network.eval()
     for stage in network.stages:
+        if stage.facts.fraction_bits is not None:
+            found |= computed_exactly(stage, len(value), side, seed)
+            continue
         if stage.facts.obstacles or not stage.facts.invertible_in_evaluation:
             continue
         generator = torch.Generator().manual_seed(seed)
@@ -81,6 +84,31 @@ def computed(
             back = stage.inverse(*final, **own)
         found |= {f"{stage.facts.name} inverse {i}": b for i, b in enumerate(back)}
     return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+@torch.no_grad()
+def computed_exactly(
+    stage: Any, batch: int, side: Mapping[str, Tensor], seed: int
+) -> dict[str, Tensor | None]:
+    """What a stage of exact arithmetic makes of random streams, all that it keeps, and its
+    inverse; where only the training program has an inverse, of that."""
+    stage.training = not stage.facts.invertible_in_evaluation
+    generator = torch.Generator().manual_seed(seed)
+    dtype = next((p.dtype for p in stage.parameters()), torch.float32)
+    streams = [
+        torch.randn(batch, *sizes, generator=generator, dtype=torch.float64).to(dtype)
+        for sizes in stage.facts.streams.values()
+    ]
+    torch.manual_seed(seed)
+    own = {name: side[name] for name in stage.facts.side}
+    make = sys.modules[type(stage).forward.__module__].Information
+    information = make(keeps=not stage.facts.obstacles)
+    given = {**own, "draws": stage.draw(streams[0]), "information": information}
+    final = stage(*streams, **given)
+    back = () if stage.facts.obstacles else stage.inverse(*final, **given)
+    lists = {"final": final, "kept": information.tensors(), "inverse": back}
+    name = stage.facts.name
+    return {f"{name} {what} {i}": t for what, ts in lists.items() for i, t in enumerate(ts)}
 
 
 def inputs(network: nn.Module, sizes: tuple[int, ...], batch: int = 2) -> Tensor:

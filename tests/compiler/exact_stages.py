@@ -237,5 +237,3 @@ def assert_inverse(stage: Stage, streams: Sequence[Tensor], given: Given) -> Inf
         assert_reconstructed(probes)
     unprobe(stage)
     return information
-
-

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from coupling_equations import COUPLINGS, FUNCTIONS, NOT_INVERTIBLE, PAIRS
 from one_stage import spec as one_spec
 from one_stage import stage_plan
-from small_networks import BRANCH, spec
+from small_networks import BRANCH, DENSE, spec
 from torch import Tensor, nn
 
 import archspec
@@ -52,9 +53,15 @@ class Gained(nn.Module):
         return result
 
 
-def network(coupling: str, depth: int, gain: float, gamma: float | None = None) -> Network:
+def network(
+    coupling: str,
+    depth: int,
+    gain: float,
+    gamma: float | None = None,
+    branch: Sequence[Any] = BRANCH,
+) -> Network:
     """A stage on tokens 5×6 whose functions are those of its initialisation, with a gain."""
-    layers = [{"transpose_pair": {"activation": "tanh"}}] if coupling in PAIRS else BRANCH
+    layers = [{"transpose_pair": {"activation": "tanh"}}] if coupling in PAIRS else branch
     names = FUNCTIONS.get(coupling, "F")
     stage = {"depth": depth, "coupling": coupling, "functions": dict.fromkeys(names, layers)}
     constants = {} if gamma is None else {"gamma": gamma}
@@ -84,7 +91,7 @@ def gammas(coupling: str) -> Sequence[float | None]:
 CASES = [
     (coupling, depth, gain, gamma)
     for coupling, (depth, gain) in itertools.product(
-        INVERTIBLE, [(6, 0.1), (6, 3), (12, 6), (12, 1), (48, 1), (48, 6)]
+        INVERTIBLE, [(6, 0.1), (6, 3), (12, 6), (48, 1), (48, 6)]
     )
     for gamma in gammas(coupling)
 ]
@@ -106,13 +113,23 @@ def test_predictions_are_within_a_factor_of_ten(
     assert in_bfloat16 < 10 or (coupling, gain) == ("leapfrog", 0.1)
 
 
-@pytest.mark.parametrize("coupling", ["additive", "momentum", "leapfrog", "bdia"])
+@pytest.mark.parametrize("gain", [3, 6])
+def test_revnets_with_strong_branches_are_predicted_to_lose_their_streams(gain: float) -> None:
+    """Their linear part grows not at all."""
+    found = drift_of(network("additive", 48, gain, branch=DENSE), batch=16)
+    assert found.float32[-1] > 5e-3
+    assert found.linear is not None
+    assert found.linear[-1] < 1e-3 * found.predicted[-1]
+    assert factors(found)[-1] < 10
+
+
+@pytest.mark.parametrize("coupling", ["momentum", "leapfrog"])
 def test_predictions_hold_for_two_hundred_layers(coupling: str) -> None:
-    assert max(factors(drift_of(network(coupling, 200, 3, gammas(coupling)[-1]), batch=8))) < 10
+    assert max(factors(drift_of(network(coupling, 200, 3, gammas(coupling)[-1]), batch=4))) < 10
 
 
 @pytest.mark.parametrize(
-    ("coupling", "depth"), [(c, d) for c in INVERTIBLE if c != "affine" for d in (6, 48)]
+    ("coupling", "depth"), [(c, d) for c in INVERTIBLE if c != "affine" for d in (6, 30)]
 )
 def test_the_linear_part_is_enough_for_small_functions(coupling: str, depth: int) -> None:
     for gamma in gammas(coupling):

@@ -15,7 +15,7 @@ from test_emission import assert_same_bits
 from compiler.emission import is_as_emitted
 
 
-def of_streams(*names: str) -> dict[str, Any]:
+def of_streams(*names: str, **keys: Any) -> dict[str, Any]:
     first, second = names
     stage = {
         "depth": 2,
@@ -23,6 +23,7 @@ def of_streams(*names: str) -> dict[str, Any]:
         "functions": {"F": ["tanh"], "S": [{"linear": "channels"}]},
         "update": [f"{first} += F({second})", f"{second} += F({first})"],
         "output": f"{first} - {second}",
+        **keys,
     }
     return small_spec(stage)
 
@@ -39,21 +40,32 @@ def test_streams_of_any_name(names: tuple[str, str]) -> None:
 def test_streams_may_bear_every_name_in_the_file() -> None:
     """In one go, sixteen at a time: whatever identifier an emitted file has."""
     text = emitted_text(of_streams("x", "y"))
-    words = sorted(set(re.findall(r"\b[a-z][A-Za-z0-9_]{0,38}\b", text)))
-    kept = [w for w in words if not _reserved(w)]
-    for start in range(0, len(kept) - 16, 16):
-        names = kept[start : start + 16]
-        update = [f"{a} += F({b})" for a, b in zip(names, [*names[1:], names[0]], strict=True)]
-        stage = {
-            "depth": 1,
-            "streams": dict.fromkeys(names, "input"),
-            "functions": {"F": [{"linear": "channels"}, "tanh"]},
-            "update": update,
-            "output": " + ".join(names),
-        }
-        module = as_module(emitted_text(small_spec(stage)))
+    words = identifiers(text)
+    for start in range(0, len(words) - 16, 16):
+        names = words[start : start + 16]
+        module = as_module(emitted_text(of_many_streams(names)))
         network = network_of(module).double()
         assert module.self_check(network, 1), names
+
+
+def identifiers(text: str) -> list[str]:
+    """All in a text that streams may bear."""
+    words = sorted(set(re.findall(r"\b[a-z][A-Za-z0-9_]{0,38}\b", text)))
+    return [w for w in words if not _reserved(w)]
+
+
+def of_many_streams(names: list[str], **keys: Any) -> dict[str, Any]:
+    """A spec of streams that read one another in a ring."""
+    update = [f"{a} += F({b})" for a, b in zip(names, [*names[1:], names[0]], strict=True)]
+    stage = {
+        "depth": 1,
+        "streams": dict.fromkeys(names, "input"),
+        "functions": {"F": [{"linear": "channels"}, "tanh"]},
+        "update": update,
+        "output": " + ".join(names),
+        **keys,
+    }
+    return small_spec(stage)
 
 
 def _reserved(word: str) -> bool:

@@ -1,4 +1,4 @@
-"""The forms of exact arithmetic by themselves: what they give, and that it is undone bit for bit."""
+"""The forms of exact arithmetic by themselves: their values, undone bit for bit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compiler.exact import Form, Gauge, Grid, Monotone, Parity, Remainder, Unit, _preimage
 from compiler.check import SMALLEST_EXACT
+from compiler.exact import Form, Gauge, Grid, Monotone, Parity, Remainder, Unit
 from compiler.forms import LARGEST_TERM
 from compiler.information import Bits, Information
+from compiler.kernels import _preimage
 
 RANDOM = settings(
     deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=150
@@ -94,8 +95,8 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_every_small_integer_comes_back(change: str, dtype: torch.dtype) -> None:
     value = in_units(torch.arange(-1500, 1501), dtype)
     for form, scale in BOTH_SIGNS:
-        for given in (scale, torch.tensor(scale, dtype=dtype)):
-            assert_undone(form, value, given, CHANGES[change](value).to(dtype))
+        for number in (scale, torch.tensor(scale, dtype=dtype)):
+            assert_undone(form, value, number, CHANGES[change](value).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -206,7 +207,7 @@ def test_monotone_is_within_half_a_unit_and_keeps_the_order(scale: float, sign: 
     assert (sign * new.diff() >= 0).all()
 
 
-@pytest.mark.parametrize("scale", [s for s in SCALES if 1 < s])
+@pytest.mark.parametrize("scale", [s for s in SCALES if s > 1])
 def test_monotone_larger_than_one(scale: float) -> None:
     units = torch.arange(-2000, 2001)
     new = assert_undone(Monotone(1), in_units(units), scale, torch.zeros(len(units)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from compiler import kernels
 from compiler.exact import Form, Gauge, Grid, Monotone, Parity, Remainder
 from compiler.forms import preimage_bits
 from compiler.information import SPILL, WORD, Bits, Information, Stack
@@ -24,6 +26,29 @@ GRID = Grid(14)
 
 def empty(*shape: int) -> Stack:
     return Stack(torch.zeros(shape, dtype=torch.float64))
+
+
+def push(stack: Stack, radix: Tensor | float, digit: Tensor, largest: int) -> Stack:
+    """With a digit from 0 to radix - 1 on top."""
+    room = stack.with_room(largest)
+    return room.pushed(kernels.push(room.word, radix, digit), largest)
+
+
+def pull(stack: Stack, radix: Tensor | float) -> tuple[Tensor, Stack]:
+    """What was pushed last, and the stack before."""
+    digit, word = kernels.pull(stack.word, radix)
+    return digit, stack.before_push(word)
+
+
+def take(stack: Stack, radix: int) -> tuple[Tensor, Stack]:
+    """A digit that the stack happens to have."""
+    digit, word = kernels.pull(stack.word, radix)
+    return digit, stack.pulled_from(word, radix)
+
+
+def put(stack: Stack, radix: int, digit: Tensor) -> Stack:
+    """The stack before that."""
+    return replace(stack, word=kernels.push(stack.word, radix, digit))
 
 
 class Model:
@@ -82,22 +107,22 @@ def test_a_stack_is_a_number_in_mixed_radix(
                 share = torch.rand(6, generator=random, dtype=torch.float64)
                 radix = torch.tensor(radices, dtype=torch.float64)
                 digit = torch.floor(share * radix)
-                stack = stack.push(radix, digit, max(radices))
+                stack = push(stack, radix, digit, max(radices))
                 model.push(radices, [int(d) for d in digit])
                 done.append((name, radix, digit, before))
             else:
-                digit, stack = stack.take(radices[0])
+                digit, stack = take(stack, radices[0])
                 assert ((digit >= 0) & (digit < radices[0])).all()
                 done.append((name, radices[0], digit, before))
             assert_sound(stack)
     for name, radix, digit, before in reversed(done):
         if name == "push":
-            found, stack = stack.pull(radix)
+            found, stack = pull(stack, radix)
             assert torch.equal(found, digit)
             if only_pushes:
                 assert found.tolist() == model.pull([int(r) for r in radix])
         else:
-            stack = stack.put(radix, digit)
+            stack = put(stack, radix, digit)
         assert torch.equal(stack.word, before.word)
         assert stack.pushes == before.pushes
         assert len(stack.spills) == len(before.spills)
@@ -123,12 +148,12 @@ def test_thousands_of_pushes_come_back(radices: str) -> None:
         radix = RADICES[radices](step)
         digit = torch.floor(torch.rand(40, dtype=torch.float64) * radix)
         done.append((stack.word, radix, digit))
-        stack = stack.push(radix, digit, 16)
+        stack = push(stack, radix, digit, 16)
         assert_sound(stack)
     assert {spill.everywhere for spill in stack.spills} >= SPILLING.get(radices, set())
     assert len(stack.spills) > 50
     for word, radix, digit in reversed(done):
-        found, stack = stack.pull(radix)
+        found, stack = pull(stack, radix)
         assert torch.equal(found, digit)
         assert torch.equal(stack.word, word)
     assert not stack.spills
@@ -143,24 +168,24 @@ def test_words_of_channels_last_images_spill_in_their_own_order() -> None:
     for _ in range(100):
         digit = torch.floor(torch.rand(3, 4, 5, 2, dtype=torch.float64) * radix)
         done.append(digit)
-        stack = stack.push(radix, digit, 9)
+        stack = push(stack, radix, digit, 9)
     assert {spill.everywhere for spill in stack.spills} == {False}
     for digit in reversed(done):
-        found, stack = stack.pull(radix)
+        found, stack = pull(stack, radix)
         assert torch.equal(found, digit)
 
 
 def test_a_stack_is_never_changed() -> None:
     """Other passes hold the same one."""
-    stack = empty(3).push(7.0, torch.tensor([1.0, 6.0, 3.0], dtype=torch.float64), 7)
+    stack = push(empty(3), 7.0, torch.tensor([1.0, 6.0, 3.0], dtype=torch.float64), 7)
     word = stack.word.clone()
-    stack.push(3.0, torch.ones(3, dtype=torch.float64), 3)
-    stack.pull(7.0)
-    stack.take(2.0)
-    stack.put(2.0, torch.ones(3, dtype=torch.float64))
+    push(stack, 3.0, torch.ones(3, dtype=torch.float64), 3)
+    pull(stack, 7.0)
+    take(stack, 2)
+    put(stack, 2, torch.ones(3, dtype=torch.float64))
     assert torch.equal(stack.word, word)
     full = Stack(torch.full((3,), 2.0**WORD - 1, dtype=torch.float64), 9, 2**WORD - 1)
-    full.push(3.0, torch.ones(3, dtype=torch.float64), 3).pull(3.0)
+    pull(push(full, 3.0, torch.ones(3, dtype=torch.float64), 3), 3.0)
     assert torch.equal(full.word, torch.full((3,), 2.0**WORD - 1, dtype=torch.float64))
 
 
@@ -324,7 +349,7 @@ def test_what_is_not_kept_takes_nothing() -> None:
 
 def test_spilled_digits_take_half_a_word() -> None:
     stack = Stack(torch.full((7,), 2.0**WORD - 1, dtype=torch.float64), 5, 2**WORD - 1)
-    stack = stack.push(2.0, torch.ones(7, dtype=torch.float64), 2)
+    stack = push(stack, 2.0, torch.ones(7, dtype=torch.float64), 2)
     (spill,) = stack.spills
     assert spill.everywhere
     assert spill.values.dtype == torch.int32

@@ -145,8 +145,14 @@ PROGRAMS: dict[str, dict[str, Any]] = {
         "functions": {"F": [{"conv": {}}, "tanh"], "G": [{"conv": {}}]},
         "maps": {"Q": "squeeze", "U": "unsqueeze"},
         "constants": {"g": 0.9},
-        "update": ["x = g*x + F(y)", "x = Q(x)", "y = Q(y)", "y = -g*y + G(x)"]
-        + ["x = U(x)", "y = U(y)"],
+        "update": [
+            "x = g*x + F(y)",
+            "x = Q(x)",
+            "y = Q(y)",
+            "y = -g*y + G(x)",
+            "x = U(x)",
+            "y = U(y)",
+        ],
         "output": "x",
     },
     "bits, remainders and a side input": {
@@ -180,19 +186,10 @@ def test_all_forms_are_among_them() -> None:
     assert found == {"Unit", "Parity", "Remainder", "Monotone", "Gauge"}
 
 
-def exactly(program: dict[str, Any], bits: int) -> dict[str, Any]:
-    """A random program without learned maps of the channels, in exact arithmetic."""
-    written = program["stage"]
-    update = [line for line in written["update"] if not any(f"= {m}(" in line for m in "AW")]
-    assume(update)
-    assume("P" not in written["maps"])
-    return {**written, "maps": {}, "update": update, "arithmetic": {"exact": bits}}
-
-
 def built(program: dict[str, Any], bits: int) -> Stage:
     head = [] if "features" in program["input"] else [{"pool": "mean"}]
     entry, side = program["input"], program["side"]
-    written = exactly(program, bits)
+    written = {**program["stage"], "arithmetic": {"exact": bits}}
     stage = exact_stage(written, input=entry, head=[*head, {"linear": "classes"}], side=side)
     if stage.facts.reads_progress:
         stage.progress.fill_(PROGRESS)
@@ -309,7 +306,7 @@ def test_accumulated_gradients() -> None:
 def test_frozen_parameters_and_streams() -> None:
     def run(stage: Stage) -> list[Tensor]:
         for name, parameter in stage.named_parameters():
-            parameter.requires_grad_(".F." in name and "1" in name or "coefficients" in name)
+            parameter.requires_grad_("layers.1.F" in name or "coefficients" in name)
         losses(stage).backward()
         return grads(stage)
 
@@ -372,6 +369,55 @@ def test_copies_of_a_stage(way: Any) -> None:
     stage = small()
     streams = streams_on_grid(stage)
     assert_same_pass(one_pass(way(stage), streams), one_pass(stage, streams))
+
+
+MODES = {"grad": torch.enable_grad, "no grad": torch.no_grad, "inference": torch.inference_mode}
+
+
+@pytest.mark.parametrize("back", ["grad", "no grad"])
+@pytest.mark.parametrize("ahead", MODES)
+@pytest.mark.parametrize("name", ["attention", *PROGRAMS])
+def test_an_inverse_in_another_mode(name: str, ahead: str, back: str) -> None:
+    """By any strategy; the information is that of the forward pass."""
+    functions = momentum(FUNCTIONS["attention"][1]) if name == "attention" else PROGRAMS[name]
+    entry = INPUTS["image" if "maps" in functions else "tokens"]
+    side = {"t": entry} if "side" in name else {}
+    stage = exact_stage({"depth": 3, **functions}, input=entry, side=side).eval()
+    streams = streams_on_grid(stage)
+    given = given_to(stage, 3, streams[0])
+    for strategy in STRATEGIES:
+        stage.backward, information = strategy, Information()
+        with MODES[ahead]():
+            outputs = stage(*streams, **given, information=information)
+        mode = "inference" if ahead == "inference" else back  # its tensors stay there
+        with MODES[mode]():
+            found = stage.inverse(*outputs, **given, information=information)
+        for a, b in zip(found, streams, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_gradients_through_an_inverse(name: str) -> None:
+    """Rounding counts as the identity there too; no gradient is silently one of rounding."""
+    entry = INPUTS["image" if "maps" in PROGRAMS[name] else "tokens"]
+    side = {"t": entry} if "side" in name else {}
+    stage = exact_stage({"depth": 2, **PROGRAMS[name]}, input=entry, side=side).eval()
+    streams, information = streams_on_grid(stage), Information()
+    given = given_to(stage, 3, streams[0])
+    with torch.no_grad():
+        outputs = stage(*streams, **given, information=information)
+    leaves = [out.clone().requires_grad_() for out in outputs]
+    back = stage.inverse(*leaves, **given, information=information)
+    if not any(b.requires_grad for b in back):
+        return
+    other, doubles = in_floats(stage), [o.double().requires_grad_() for o in outputs]
+    keys = {n: v.double() for n, v in given.items() if n != "draws"}
+    drawn = [{n: v.double() for n, v in layer.items()} for layer in given["draws"]]
+    near = other.inverse(*doubles, **keys, draws=drawn)
+    found = torch.autograd.grad(sum(b.square().sum() for b in back), leaves)
+    wanted = torch.autograd.grad(sum(b.square().sum() for b in near), doubles)
+    for a, b in zip(found, wanted, strict=True):
+        assert (a - b).norm() < 0.01 * b.norm()
 
 
 def test_functional_call_and_transforms() -> None:

@@ -1,0 +1,202 @@
+"""The arithmetic of exact forms as functions of tensors, each one kernel on a GPU.
+
+Every operation here is exact, or correctly rounded, in IEEE arithmetic: scaling by a power of two,
+sums and products of integers that fit, one division before a rounding. So a compiler that fuses
+them, with fused multiply-adds or without, gives the same bits.
+
+Streams and what is added to them are of the streams' dtype, on the grid; words and scales are
+float64. `unit` is the distance of neighbours on the grid, `sign` the sign of a scale and `size` its
+absolute value.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._triton import has_triton
+
+Multiplier = Tensor | float
+Result = TypeVar("Result")
+
+
+def rounded(value: Tensor, unit: float) -> Tensor:
+    """The nearest multiples of the unit."""
+    return torch.mul(value, 1 / unit).round_().mul_(unit)
+
+
+def _times(sign: Multiplier, value: Tensor) -> Tensor:
+    """The value itself where the sign is 1."""
+    return value if isinstance(sign, float) and sign == 1 else value * sign
+
+
+def _added(sign: Multiplier, value: Tensor, change: Tensor, unit: float) -> Tensor:
+    return _times(sign, value.to(change.dtype)) + rounded(change, unit)
+
+
+def _taken_back(sign: Multiplier, value: Tensor, change: Tensor, unit: float) -> Tensor:
+    return _times(sign, value - rounded(change, unit))
+
+
+# Stacks of digits ---------------------------------------------------------------------------------
+
+
+def push(word: Tensor, radix: Multiplier, digit: Tensor) -> Tensor:
+    """A stack with one more digit, from 0 to radix - 1."""
+    return torch.mul(word, radix).add_(digit)
+
+
+def pull(word: Tensor, radix: Multiplier) -> tuple[Tensor, Tensor]:
+    """The digit pushed last, and the stack before."""
+    rest = torch.div(word, radix).floor_()
+    return word - rest * radix, rest
+
+
+# Forms --------------------------------------------------------------------------------------------
+
+
+def unit_forward(value: Tensor, sign: Multiplier, change: Tensor, unit: float) -> Tensor:
+    """s*t + r, for s of 1, -1 or 0."""
+    return _added(sign, value, change, unit)
+
+
+def unit_backward(value: Tensor, sign: Multiplier, change: Tensor, unit: float) -> Tensor:
+    """(t' - r)/s, where 1/s is s."""
+    return _taken_back(sign, value, change, unit)
+
+
+def parity_forward(
+    value: Tensor, sign: Multiplier, change: Tensor, count: int, unit: float
+) -> tuple[Tensor, Tensor]:
+    """sign*floor(t/2^count) + r, and the remainder (uint8)."""
+    quotient = torch.mul(value, 2.0**-count / unit).floor_()
+    remainder = torch.mul(value, 1 / unit).sub_(quotient, alpha=2**count)
+    return _added(sign, quotient.mul_(unit), change, unit), remainder.to(torch.uint8)
+
+
+def parity_backward(
+    value: Tensor, sign: Multiplier, change: Tensor, digit: Tensor, count: int, unit: float
+) -> Tensor:
+    """The quotient times 2^count, and the remainder."""
+    quotient = _taken_back(sign, value, change, unit)
+    return quotient * 2.0**count + digit * unit
+
+
+def remainder_forward(
+    value: Tensor,
+    sign: Multiplier,
+    change: Tensor,
+    word: Tensor,
+    numerator: int,
+    denominator: int,
+    unit: float,
+) -> tuple[Tensor, Tensor]:
+    """With t = q*d + remainder: sign*(q*n + digit) + r, where the remainder has been pushed on the
+    word, and the digit pulled from it."""
+    units = torch.mul(value, 1 / unit).double()
+    quotient = torch.div(units, denominator).floor_()
+    remainder = units.sub_(quotient, alpha=denominator)
+    digit, word = pull(push(word, denominator, remainder), numerator)
+    scaled = quotient.mul_(numerator).add_(digit).mul_(unit)
+    return _added(sign, scaled, change, unit), word
+
+
+def remainder_backward(
+    value: Tensor,
+    sign: Multiplier,
+    change: Tensor,
+    word: Tensor,
+    numerator: int,
+    denominator: int,
+    unit: float,
+) -> tuple[Tensor, Tensor]:
+    """The old value and the word before."""
+    units = torch.mul(_taken_back(sign, value, change, unit), 1 / unit).double()
+    quotient = torch.div(units, numerator).floor_()
+    digit = units.sub_(quotient, alpha=numerator)
+    remainder, word = pull(push(word, numerator, digit), denominator)
+    old = quotient.mul_(denominator).add_(remainder).mul_(unit)
+    return old.to(value.dtype), word
+
+
+def monotone_forward(
+    value: Tensor, sign: Multiplier, size: Multiplier, change: Tensor, unit: float
+) -> Tensor:
+    """sign*round(size*t) + r."""
+    return _added(sign, _scaled(value, size, unit).mul_(unit), change, unit)
+
+
+def monotone_keeping(
+    value: Tensor, sign: Multiplier, size: Multiplier, change: Tensor, word: Tensor, unit: float
+) -> tuple[Tensor, Tensor]:
+    """As `monotone_forward`, and the word with the index of t in the preimage of round(size*t)."""
+    scaled = _scaled(value, size, unit)
+    first, count = _preimage(scaled, size)
+    index = torch.mul(value, 1 / unit).double().sub_(first)
+    return _added(sign, scaled.mul_(unit), change, unit), push(word, count, index)
+
+
+def monotone_backward(
+    value: Tensor, sign: Multiplier, size: Multiplier, change: Tensor, word: Tensor, unit: float
+) -> tuple[Tensor, Tensor]:
+    """The element of the preimage that the word names, and the word before."""
+    scaled = torch.mul(_taken_back(sign, value, change, unit), 1 / unit).double()
+    first, count = _preimage(scaled, size)
+    index, word = pull(word, count)
+    return first.add_(index).mul_(unit).to(value.dtype), word
+
+
+def _scaled(value: Tensor, size: Multiplier, unit: float) -> Tensor:
+    return torch.mul(value, 1 / unit).double().mul(size).add_(0.5).floor_()
+
+
+def _preimage(scaled: Tensor, size: Multiplier) -> tuple[Tensor, Tensor]:
+    """The first integer that rounds to each of `scaled`, and how many do."""
+    first = torch.sub(scaled, 0.5).div_(size).ceil_()
+    following = torch.add(scaled, 0.5).div_(size).ceil_()
+    return first, following.sub_(first)
+
+
+def gauge_forward(
+    units: Tensor, gauge: Multiplier, change: Tensor, unit: float
+) -> tuple[Tensor, Tensor]:
+    """t/g in units, with the new gauge; and t."""
+    units = torch.div(change.double(), gauge * unit).round_().add_(units)
+    return units, torch.mul(units, gauge * unit).to(change.dtype)
+
+
+def gauge_backward(
+    units: Tensor, gauge: Multiplier, before: Multiplier, change: Tensor, unit: float
+) -> tuple[Tensor, Tensor]:
+    """t/g in units, with the gauge before; and t."""
+    units = units - torch.div(change.double(), gauge * unit).round_()
+    return units, torch.mul(units, before * unit).to(change.dtype)
+
+
+# Fusing -------------------------------------------------------------------------------------------
+
+
+def fused(kernel: Callable[..., Result], *arguments: Any) -> Result:
+    """What a kernel gives; on a GPU, compiled to a single one where that can be done."""
+    given = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    on_gpu = given[0].is_cuda and not torch._C._are_functorch_transforms_active()
+    if on_gpu and kernel not in _unfused and has_triton():
+        try:
+            result: Result = _compiled(kernel)(*given)
+            return result
+        except Exception as error:  # of a compiler: whatever it is, the kernel runs without it
+            _unfused.add(kernel)
+            warnings.warn(f"not compiled, and so slower: {kernel.__name__}: {error}", stacklevel=2)
+    return kernel(*given)
+
+
+_unfused: set[Callable[..., Any]] = set()
+
+
+@functools.cache
+def _compiled(kernel: Callable[..., Result]) -> Callable[..., Result]:
+    return torch.compile(kernel, dynamic=True)
