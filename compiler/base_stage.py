@@ -7,6 +7,7 @@ This file imports torch and the engine alone: `archspec build --emit` writes it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -54,6 +55,8 @@ class Facts:
     """How many layers are reconstructed from streams that were kept; all of them if None."""
     fraction_bits: int | None = None
     """Of the grid that the streams lie on, where arithmetic is exact."""
+    reads_information: bool = False
+    """Whether later layers read what earlier ones have kept."""
     needs_information: bool = False
     """Whether an exact inverse reads what the forward pass has kept."""
 
@@ -133,7 +136,13 @@ class BaseStage(nn.Module):
         if self.facts.fraction_bits is None:
             return tuple(strategy(self.program(), values, given).values())
         if information is None:
-            information = Information(keeps=strategy is run_reversible)
+            keeps = strategy is run_reversible or self.facts.reads_information
+            information = Information(keeps=keeps)
+        elif not information.is_empty:
+            raise ValueError(
+                f"stage `{self.facts.name}`: the information is that of another pass; give each "
+                "forward pass an empty archspec.Information()"
+            )
         return tuple(self._exactly(strategy, values, given, information).values())
 
     @uncompiled
@@ -166,6 +175,7 @@ class BaseStage(nn.Module):
         Drawn coefficients must be given where they are random, and, for exact arithmetic, the
         `information` that `forward` has filled. Raises RuntimeError for a program without an
         inverse, and where dropout makes the functions random.
+        Gradients flow through it in floating-point arithmetic, and not through an exact one.
         """
         facts = self.facts
         if facts.obstacles:
@@ -186,9 +196,11 @@ class BaseStage(nn.Module):
                 "inverse needs: give forward and inverse the same `information`, at first an empty "
                 "archspec.Information()"
             )
-        given = self._given(streams[0], draws, side)
+        given, final = self._given(streams[0], draws, side), named(streams, facts.final)
         random = RandomState(streams[0].device)
-        values = invert(self.program(), named(streams, facts.final), given, information)
+        # Rounding has no gradient that an inverse could be given.
+        with nullcontext() if facts.fraction_bits is None else torch.no_grad():
+            values = invert(self.program(), final, given, information)
         if random.has_moved():
             raise RuntimeError(
                 f"a function of stage `{facts.name}` drew random numbers, so that this is not "

@@ -224,10 +224,12 @@ def check_exact(
         if not isinstance(step, Affine):
             continue
         factor = Factor(step, steps, program.constants)
-        drawn = drawn_combinations(program.constants, factor.read)
+        evaluation = evaluation_values(program.constants)
+        drawn = [*drawn_combinations(program.constants, factor.read), evaluation]
         known = [ranges(program.constants, values) for values in drawn]
         bounds = (b for n in factor.layers(depth) for b in factor.bounds(values.at(n), known))
-        smallest = min(b.smallest for b in bounds)
+        # A factor of 0, which only evaluation may have, is never undone.
+        smallest = min((b.smallest for b in bounds if b != Interval(0.0, 0.0)), default=1.0)
         if smallest < SMALLEST_EXACT:
             message = (
                 f"the factor `{show(unlift(step.scale, step.calls))}` of `{step.target}` may be as "

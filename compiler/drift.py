@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from archspec.spec import ExactArithmetic
 from compiler import engine
+from compiler.check import SMALLEST_EXACT
 from compiler.engine import Values
+from compiler.exact import Grid, RangeError, check_range
+from compiler.forms import choices
 from compiler.growth import FLOAT32_STEP, Curve, linear_errors
+from compiler.information import Information
 from compiler.network import Network
 from compiler.rounding import PROBES, in_floats, norm, predicted_errors, wide
-from compiler.stage import Stage
+from compiler.stage import Stage, with_plan
 
 BFLOAT16_STEP = 2.0**-8
 """The largest relative error of rounding to bfloat16."""
@@ -216,11 +221,42 @@ def measured_errors(stage: Stage, given: Given) -> Curve:
 
 
 def exact_errors(stage: Stage, given: Given) -> Curve | None:
-    """The error of a stage with `arithmetic: exact` after 1, 2, … layers are undone, from float32
-    streams: zeros, where the arithmetic is what it promises. None where the stage has another
-    arithmetic."""
-    del stage, given
-    return None
+    """The error of the stage in exact arithmetic, as its plan says or by default, on float32
+    streams: zeros, where that is what it promises. None where streams leave the grid's range, or
+    scales are too small for it."""
+    plan = stage.plan
+    if plan.fraction_bits is None:
+        bits = ExactArithmetic().fraction_bits
+        plan = replace(plan, fraction_bits=bits, store_every=plan.depth)
+    if any(c.bound > -math.log2(SMALLEST_EXACT) for layer in choices(plan) for c in layer if c):
+        return None
+    assert plan.fraction_bits is not None
+    exact, given = with_plan(trial(stage, torch.float32), plan), given.to(torch.float32)
+    grid, information = Grid(plan.fraction_bits), Information()
+    with steady(exact), torch.no_grad():
+        read = _read(exact, given)
+        streams = [grid.rounded(stream) for stream in given.streams]
+        kept = [dict(zip(exact.facts.streams, streams, strict=True))]
+        layers = exact.program()
+        for layer, drawn in zip(layers, read, strict=True):
+            kept.append(engine.run([layer], kept[-1], [drawn], information))
+        try:
+            check_range(information, grid, plan.name)
+        except RangeError:
+            return None
+        return tuple(_unwound(layers, read, kept, information))
+
+
+def _unwound(
+    layers: Sequence[engine.Layer],
+    read: Sequence[Values],
+    kept: Sequence[Values],
+    information: Information,
+) -> Iterator[float]:
+    values = kept[-1]
+    for index in reversed(range(len(layers))):
+        values = engine.unwind([layers[index]], values, [read[index]], information)
+        yield relative(values, kept[index])
 
 
 def _forward(stage: Stage, given: Given) -> tuple[list[engine.Layer], list[Values], list[Values]]:

@@ -73,6 +73,8 @@ class Update:
     is_temporary: bool = False
     exact: Exact | None = None
     """How it is computed instead, both ways, where the stage's arithmetic is exact."""
+    rounds: bool = False
+    """It has no inverse, and its value is rounded to the grid of exact arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,9 @@ def run(
 
 def watch(step: Step, layer: int, values: Values, information: Information) -> None:
     """Take down how large an exact update has made its stream."""
-    if (isinstance(step, Update) and step.exact) or (isinstance(step, Map) and step.grid):
+    if isinstance(step, Permute):
+        return
+    if step.grid if isinstance(step, Map) else step.exact or step.rounds:
         information.watch(layer, step.target, values[step.target])
 
 
@@ -253,9 +257,15 @@ def invert(
 ) -> Values:
     """Run the inverse program: from the streams after the last layer to those before the first.
     Exact updates read `information`, and leave it as it is."""
+    return unwind(layers, values, draws, information.copy() if information else Information())
+
+
+def unwind(
+    layers: Sequence[Layer], values: Values, draws: Sequence[Values], kept: Information
+) -> Values:
+    """As `invert`; what exact updates read leaves `kept`."""
     values = dict(values)
     streams = tuple(values)
-    kept = information.copy() if information else Information()
     for layer, drawn in zip(reversed(layers), reversed(draws), strict=True):
         values.update(drawn)
         for index in reversed(range(len(layer.steps))):
@@ -344,7 +354,9 @@ def uncompiled(function: AnyFunction) -> AnyFunction:
         if not torch.compiler.is_compiling():
             return function(*arguments, **settings)
         if not disabled:
-            reason = "a stage sets hooks on saved tensors, and reads values, neither of which compiles"
+            reason = (
+                "a stage sets hooks on saved tensors, and reads values, neither of which compiles"
+            )
             hidden = torch.compiler.disable(function, reason=reason)  # type: ignore[no-untyped-call]
             disabled.append(hidden)
         return disabled[0](*arguments, **settings)

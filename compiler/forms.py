@@ -71,7 +71,8 @@ def _chosen(plan: StagePlan, scales: _Scales, gauged: str | None) -> Choices:
         if isinstance(step, Mapped) and is_rounded(plan, step):
             found.append(_MAP)
         elif isinstance(step, Affine) and scale:
-            found.append(_choice(scale, gauged if step.target == gauged else None))
+            held = gauged if step.target == gauged else None
+            found.append(_choice(scale, plan.invertible_in_evaluation, held))
         else:
             found.append(None)
     return tuple(found)
@@ -102,14 +103,20 @@ class _Scale:
     reads_streams: bool
 
     @property
+    def everywhere(self) -> tuple[Interval, ...]:
+        """In training, and in evaluation, unless it is 0 there and nothing is undone."""
+        evaluation = (self.evaluation,) if self.evaluation.smallest > 0 else ()
+        return (*self.training, *evaluation)
+
+    @property
     def smallest(self) -> float:
-        """The least absolute value in training."""
-        return min(bounds.smallest for bounds in self.training)
+        """The least absolute value."""
+        return min(bounds.smallest for bounds in self.everywhere)
 
     @property
     def largest(self) -> float:
-        """The largest absolute value in training."""
-        return max(max(abs(b.low), abs(b.high)) for b in self.training)
+        """The largest absolute value."""
+        return max(max(abs(b.low), abs(b.high)) for b in self.everywhere)
 
     def is_always(self, size: float) -> bool:
         """Whether it is `size`, of either sign, in training, and that or 0 in evaluation."""
@@ -142,8 +149,9 @@ def _scale(step: Affine, plan: StagePlan, fixed: Mapping[str, Expression]) -> _S
     )
 
 
-def _choice(scale: _Scale, gauged: str | None = None) -> Choice:
-    """The form of an update."""
+def _choice(scale: _Scale, invertible: bool, gauged: str | None = None) -> Choice:
+    """The form of an update. Only a program that is `invertible`, in training and in evaluation,
+    keeps the digits that remainders are read from."""
     bound = -math.log2(scale.smallest) if scale.smallest > 0 else 0.0
     if gauged is not None:
         return Choice(Gauge(gauged), "no other stream is scaled", bound, bound)
@@ -153,10 +161,11 @@ def _choice(scale: _Scale, gauged: str | None = None) -> Choice:
         if scale.is_always(2.0**-count):
             return Choice(Parity(count), f"the scale is 1/{2**count} or its negative", count, count)
     number = scale.number
-    if number and max(abs(number.numerator), number.denominator) <= LARGEST_TERM:
+    if invertible and number and max(abs(number.numerator), number.denominator) <= LARGEST_TERM:
         form = Remainder(abs(number.numerator), number.denominator)
         return Choice(form, f"{abs(number)} is a small rational", bound, bound)
-    largest = max(1, math.ceil(1 / scale.smallest)) if scale.smallest > 0 else 1
+    # As float32 a scale may be a little smaller.
+    largest = max(1, math.ceil((1 + 2.0**-20) / scale.smallest)) if scale.smallest > 0 else 1
     why = "the scale reads streams" if scale.reads_streams else "the scale is no small rational"
     return Choice(Monotone(largest), why, preimage_bits(scale.smallest), bound)
 
@@ -191,7 +200,7 @@ def _gauged(plan: StagePlan, scales: Sequence[_Scales]) -> str | None:
         if isinstance(step, Affine) and scale
     ]
     stacked = (Remainder, Monotone)
-    found = {name for name, scale in updates if isinstance(_choice(scale).form, stacked)}
+    found = {name for name, scale in updates if isinstance(_choice(scale, True).form, stacked)}
     if len(found) != 1:
         return None
     (name,) = found

@@ -50,7 +50,7 @@ class Stack:
             return self
         if not is_known(self.word):
             return self._spilled_everywhere()
-        found = replace(self, bound=int(self.word.max()))
+        found = replace(self, bound=int(self.word.max()) if self.word.numel() else 0)
         # A little room would soon be spent again.
         return found if (found.bound + 1) * radix**8 <= 2**WORD else found._spilled()
 
@@ -178,6 +178,11 @@ class Information:
     """The layer (-1 is before the first), the stream, and the largest absolute value that it had
     there: to be checked once, since that waits for the device."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pass has filled it."""
+        return not (self.stacks or self.packed or self.gauged)
+
     def copy(self) -> Information:
         """Another container of the same tensors."""
         return Information(self.keeps, dict(self.stacks), dict(self.packed), dict(self.gauged))
@@ -237,7 +242,8 @@ class Information:
 
     def watch(self, layer: int, name: str, value: Tensor) -> None:
         """Take down how large a stream is."""
-        self.peaks.append((layer, name, value.detach().abs().amax()))
+        if value.numel():
+            self.peaks.append((layer, name, value.detach().abs().amax()))
 
 
 def is_known(tensor: Tensor) -> bool:

@@ -35,7 +35,7 @@ def _times(sign: Multiplier, value: Tensor) -> Tensor:
 
 
 def _added(sign: Multiplier, value: Tensor, change: Tensor, unit: float) -> Tensor:
-    return _times(sign, value.to(change.dtype)) + rounded(change, unit)
+    return (_times(sign, value) + rounded(change, unit)).to(change.dtype)
 
 
 def _taken_back(sign: Multiplier, value: Tensor, change: Tensor, unit: float) -> Tensor:
@@ -115,7 +115,8 @@ def remainder_backward(
     unit: float,
 ) -> tuple[Tensor, Tensor]:
     """The old value and the word before."""
-    units = torch.mul(_taken_back(sign, value, change, unit), 1 / unit).double()
+    # In float64: what the change cancels may be past the grid's range.
+    units = _taken_back(sign, value.double(), change, unit) * (1 / unit)
     quotient = torch.div(units, numerator).floor_()
     digit = units.sub_(quotient, alpha=numerator)
     remainder, word = pull(push(word, numerator, digit), denominator)
@@ -144,7 +145,7 @@ def monotone_backward(
     value: Tensor, sign: Multiplier, size: Multiplier, change: Tensor, word: Tensor, unit: float
 ) -> tuple[Tensor, Tensor]:
     """The element of the preimage that the word names, and the word before."""
-    scaled = torch.mul(_taken_back(sign, value, change, unit), 1 / unit).double()
+    scaled = _taken_back(sign, value.double(), change, unit) * (1 / unit)
     first, count = _preimage(scaled, size)
     index, word = pull(word, count)
     return first.add_(index).mul_(unit).to(value.dtype), word

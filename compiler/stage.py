@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from compiler.base_stage import BaseStage, Facts, named
 from compiler.canonical import call_reads, lift_calls, reads
 from compiler.coefficients import Coefficient, Coefficients
 from compiler.constants import NUMBERS, fixed_values
-from compiler.exact import Exact, Grid, on_grid
+from compiler.exact import Exact, Grid, Remainder, on_grid
 from compiler.forms import Choice, Choices, choices, needs_information
 from compiler.functions import build_function, build_layers, build_map
 from compiler.lower import affine, affine_inverse, lower, lower_stream
@@ -132,6 +133,7 @@ def _lower_step(
         ),
         is_temporary=isinstance(step, Temporary),
         exact=_exact(step, plan, values, choice),
+        rounds=isinstance(step, General) and plan.fraction_bits is not None,
     )
 
 
@@ -237,6 +239,21 @@ class Stage(BaseStage):
         return _filled(value, streams[0], self.plan.result)
 
 
+def with_plan(stage: Stage, plan: StagePlan) -> Stage:
+    """A stage with the same modules, whose updates are computed as another plan says: one of other
+    arithmetic."""
+    chosen, twin = choices(plan), copy.copy(stage)
+    twin.plan, twin.facts = plan, facts(plan, chosen)
+    layers = []
+    for layer, choice in zip(stage.layers, chosen, strict=True):
+        assert isinstance(layer, LayerModule)
+        layers.append(copy.copy(layer))
+        layers[-1].plan, layers[-1].chosen = plan, choice
+        layers[-1].steps = lower_steps(plan, layer.index, choice)
+    twin._modules = {**stage._modules, "layers": nn.ModuleList(layers)}
+    return twin
+
+
 def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
     """What a stage has to know of its plan."""
     drawn = {n: c for n, c in plan.constants.items() if isinstance(c, Drawn)}
@@ -252,6 +269,7 @@ def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
         invertible_in_evaluation=plan.invertible_in_evaluation,
         store_every=plan.store_every if plan.store_every < plan.depth else None,
         fraction_bits=plan.fraction_bits,
+        reads_information=any(isinstance(c.form, Remainder) for f in chosen for c in f if c),
         needs_information=plan.invertible and needs_information(chosen),
     )
 

@@ -13,14 +13,12 @@ from compiler.canonical import reads, unlift
 from compiler.counting import Cost, costs, kept_bytes_per_input, parameters
 from compiler.exact import Grid
 from compiler.forms import choices
-from compiler.growth import FLOAT32_STEP, Stability, stability
+from compiler.growth import linear_errors, stability
 from compiler.lower import affine_inverse
 from compiler.network import Network
 from compiler.plan import Affine, Mapped, Permutation, StagePlan, Step, Temporary
+from compiler.remedies import Prospect, prospects, recommendation
 from compiler.verify import FLOAT32_TOLERANCE, RangeEnd, StageVerification, worst
-
-DRIFT_WARNING = 1e-3
-"""A predicted relative error of float32 streams past which gradients are spoilt."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,7 @@ def summarise(network: Network, verification: list[StageVerification] | None) ->
     """Count and describe a network; `verification` is None where it was not run."""
     plan = network.plan
     cost = costs(plan)
+    expected = {p.name: p for p in prospects(network)} if verification is not None else {}
     return Summary(
         name=plan.name,
         input=str(plan.input),
@@ -114,6 +113,7 @@ def summarise(network: Network, verification: list[StageVerification] | None) ->
                 parameters(stage),
                 cost[f"stages.{stage.plan.name}"],
                 verification[index] if verification else None,
+                expected.get(stage.plan.name),
             )
             for index, stage in enumerate(network.stages)
         ],
@@ -130,7 +130,11 @@ def _sum(counts: Iterable[int | None]) -> int | None:
 
 
 def _stage(
-    plan: StagePlan, parameter_count: int, cost: Cost, measured: StageVerification | None
+    plan: StagePlan,
+    parameter_count: int,
+    cost: Cost,
+    measured: StageVerification | None,
+    expected: Prospect | None,
 ) -> StageSummary:
     stable = stability(plan) if plan.invertible else None
     return StageSummary(
@@ -146,7 +150,7 @@ def _stage(
         bits_per_element=stable.bits if stable else None,
         exact=exact_summary(plan),
         inverse_growth=stable.growth if stable else None,
-        warning=_warning(plan, stable, measured) if plan.backward == "reversible" else None,
+        warning=_warning(plan, measured, expected),
     )
 
 
@@ -166,45 +170,49 @@ def exact_summary(plan: StagePlan) -> ExactSummary | None:
     return ExactSummary(grid.unit, grid.limit, bits, max(0.0, bound), forms)
 
 
-ADVICE = "Use fewer layers, scales nearer to 1, or `backward: checkpoint`"
-
-
 def growth_warning(plan: StagePlan) -> str | None:
-    """What growth is predicted to make of a reversible stage's float32 streams, where it is too
-    much."""
-    if plan.backward != "reversible" or not plan.invertible:
-        return None
-    return _predicted(plan, stability(plan))
+    """What the growth is predicted to make of a reversible stage's float32 streams, where it is
+    too much."""
+    return _lost(plan, linear_prospect(plan))
 
 
-def _predicted(plan: StagePlan, stable: Stability | None) -> str | None:
-    if plan.fraction_bits is not None or stable is None or stable.float32_error <= DRIFT_WARNING:
+def linear_prospect(plan: StagePlan) -> Prospect | None:
+    """What to expect of a reversible stage by the linear part of its layers alone; None where
+    nothing is known of it, or nothing is to be feared."""
+    if plan.backward != "reversible" or not plan.invertible or plan.fraction_bits is not None:
         return None
+    errors = linear_errors(plan)
+    return Prospect(plan.name, max(errors), recommendation(plan)) if errors else None
+
+
+def _lost(plan: StagePlan, expected: Prospect | None) -> str | None:
+    """The warning of streams that drift."""
+    if expected is None or expected.recommendation is None:
+        return None
+    stable = stability(plan)
     learned = any(isinstance(c, Learned) for c in plan.constants.values())
     where = " at an end of the range of what it learns" if learned else ""
+    growth = f" amplifies rounding {stable.growth:.3g} times{where}, and" if stable else ""
     return (
-        f"the inverse of stage {plan.name} amplifies rounding {stable.growth:.3g} times over "
-        f"{plan.depth} layers{where}: expect float32 streams to come back with a relative "
-        f"error of about {stable.float32_error:.2g}, and gradients with them. {ADVICE}"
+        f"the inverse of stage {plan.name}{growth} is predicted to give float32 streams back with "
+        f"a relative error of {expected.predicted:.2g} over {plan.store_every} layers, and "
+        f"gradients with them. Use {expected.recommendation}"
     )
 
 
 def _warning(
-    plan: StagePlan, stable: Stability | None, measured: StageVerification | None
+    plan: StagePlan, measured: StageVerification | None, expected: Prospect | None
 ) -> str | None:
-    """What growth, predicted or measured, makes of float32 streams where it is too much, and what
-    was measured where training may go."""
-    predicted = _predicted(plan, stable)
+    """What is predicted of float32 streams where it is too much, and what was measured where
+    training may go."""
+    if plan.backward != "reversible":
+        return None
+    # Functions that do not give the same twice say nothing about the inverse. Their gain is that of
+    # the start of training; the linear part is known to its end.
+    repeatable = measured is None or measured.repeatable
+    predicted = (_lost(plan, expected) if repeatable else None) or growth_warning(plan)
     lines = [predicted] if predicted else []
-    # Functions that do not give the same twice say nothing about the inverse.
-    if measured and measured.repeatable:
-        gain = measured.perturbation_gain
-        if not lines and gain is not None and not gain * FLOAT32_STEP <= DRIFT_WARNING:
-            times = f"{gain:.3g} times" if math.isfinite(gain) else "beyond all numbers"
-            lines.append(
-                f"the inverse of stage {plan.name} was measured to enlarge a small change {times}: "
-                f"float32 streams will drift, and gradients with them. {ADVICE}"
-            )
+    if measured and repeatable:
         ends = (e for e in measured.range_ends if not e.gradient_error <= FLOAT32_TOLERANCE)
         lines += [_at_range_end(plan, end) for end in ends]
     return "\n".join(lines) or None

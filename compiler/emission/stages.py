@@ -26,7 +26,7 @@ def stage_classes(stage: Stage, known: ClassNames) -> tuple[list[str], str]:
     """The classes of a stage's layers, then that of the stage itself; and the latter's name."""
     plan, groups = stage.plan, layer_classes(stage)
     titles = [known.new(f"{camel(plan.name)}Layer") for _ in groups]
-    layers = [_layer(plan, title, group) for title, group in zip(titles, groups, strict=True)]
+    layers = [_layer(stage, title, group) for title, group in zip(titles, groups, strict=True)]
     title = known.new(f"{camel(plan.name)}Stage")
     methods = [
         _init(stage, titles, groups),
@@ -38,26 +38,30 @@ def stage_classes(stage: Stage, known: ClassNames) -> tuple[list[str], str]:
     return [*layers, block(f"class {title}(BaseStage):", doc, "", *methods)], title
 
 
-def _layer(plan: StagePlan, title: str, group: Group) -> str:
+def _layer(stage: Stage, title: str, group: Group) -> str:
+    plan = stage.plan
     which = "" if len(group.layers) == plan.depth else f" ({_ranges(group.layers)})"
     text = f"One layer of stage `{plan.name}`{which}.\n\n{indent(equations(plan), '    ')}\n"
-    text += "".join(f"\n{fill(note, 90)}\n" for note in _notes(plan))
+    text += "".join(f"\n{fill(note, 90)}\n" for note in _notes(stage))
     tables = [f"self.{name} = {table(values)}[index]" for name, values in group.tables.items()]
     inside = indent("".join(f"{line}\n" for line in tables), "    ")
     methods = group.text.replace("    TABLES\n", inside, 1)
     return block(f"class {title}(nn.Module):", docstring(text), "", methods)
 
 
-def _notes(plan: StagePlan) -> Iterator[str]:
+def _notes(stage: Stage) -> Iterator[str]:
     """What the equations do not say."""
+    plan = stage.plan
     if plan.obstacles:
         yield f"It has no inverse: {_why(plan)}."
     if plan.fraction_bits is not None:
-        yield (
-            f"Streams are multiples of 2^-{plan.fraction_bits}: all that updates add is rounded to "
-            "these. What an update loses of its stream goes into `kept`, and comes from there for "
-            "the inverse."
+        loses = (
+            " What an update loses of its stream goes into `kept`, where the inverse finds it."
+            if stage.facts.needs_information
+            else ""
         )
+        grid = f"multiples of 2^-{plan.fraction_bits}"
+        yield f"Streams are {grid}: what is added to one is rounded to these first.{loses}"
 
 
 def _why(plan: StagePlan) -> str:

@@ -43,6 +43,24 @@ def test_a_network_is_written_and_checks_itself(archspec, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.py"]
 
 
+def test_exact_arithmetic_is_written(archspec, tmp_path: Path) -> None:
+    functions = "functions:\n      F: [layer_norm, mlp]\n      G: [tanh]\n"
+    exact = SPEC[: SPEC.index("functions:")] + functions + SPEC[SPEC.index("head:") :]
+    exact = exact.replace("coupling: additive", "coupling: momentum_pair\n    arithmetic: exact")
+    (tmp_path / "own.yaml").write_text(exact, encoding="utf-8")
+    done = archspec("build", "own.yaml", "--emit", "model.py")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "model.py").read_text(encoding="utf-8")
+    assert "v1 = Remainder(9, 10).advance(v1, 0.9, 0.1 * self.F(x2), grid, kept)" in text
+    ran = subprocess.run(
+        [sys.executable, "model.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    *found, last = ran.stdout.splitlines()
+    assert [line.rpartition(": ")[2] for line in found] == ["0"] * 4
+    assert last == "right"
+
+
 def test_a_file_of_the_users_is_not_replaced(archspec, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("mine = 1\n")
     done = archspec("build", "momrev_vit_digits", "--no-verify", "--emit", "model.py")

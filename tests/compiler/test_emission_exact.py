@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor
 import archspec
 
 Spec = dict[str, Any]
-EXACT = {"arithmetic": "exact"}
+EXACT: Spec = {"arithmetic": "exact"}
 BRANCH: list[Any] = ["layer_norm", {"linear": "channels"}, "tanh", {"scale": 0.2}]
 
 
@@ -323,7 +324,23 @@ def test_the_layer_reads_like_the_arithmetic() -> None:
     assert inverse in text
     assert "v1 = gamma*v1 + (1 - gamma)*F(x2)    v1 = (v1 - (1 - gamma)*F(x2))/gamma" in text
     assert "`Information()`" in text
-    assert "In exact arithmetic" not in emitted_text(coupled("additive", arithmetic="float"))
+    assert "multiples of 2^-14" in text
+    ordinary = emitted_text(coupled("additive", arithmetic="float"))
+    assert "In exact arithmetic" not in ordinary
+    layers = ordinary[ordinary.index("class TrunkLayer") : ordinary.index("# What functions")]
+    assert not re.search("multiples of|advance|kept|grid", layers)
+
+
+def test_nothing_is_defined_twice() -> None:
+    """Modules share one file."""
+    defined = []
+    for node in ast.parse(text_of("programs", "maps of images")).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            defined.append(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined += [ast.unparse(target) for target in targets]
+    assert sorted(set(defined)) == sorted(defined)
 
 
 WRONG = {

@@ -111,7 +111,7 @@ def test_momentum_that_forgets_too_much_fails_before_it_is_hopeless() -> None:
     assert stage.gradient_error_float64 < 1e-8
 
 
-def test_a_measured_gain_warns_where_growth_is_not_known() -> None:
+def test_what_is_predicted_warns_where_growth_is_not_known() -> None:
     functions = "{S: [linear: channels], T: [linear: channels], U: [linear: channels], "
     functions += "V: [linear: channels], F: null, G: null}"
     settings = [
@@ -123,7 +123,7 @@ def test_a_measured_gain_warns_where_growth_is_not_known() -> None:
     model = archspec.build("rev_vit_digits", settings)
     (stage,) = summarise(model, verify(model)).stages
     assert stage.inverse_growth is None
-    assert "measured to enlarge" in stage.warning
+    assert "is predicted to give float32 streams back" in stage.warning
 
 
 def test_the_inverse_of_a_program_with_temporaries_is_a_program() -> None:
