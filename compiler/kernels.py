@@ -184,8 +184,7 @@ def gauge_backward(
 def fused(kernel: Callable[..., Result], *arguments: Any) -> Result:
     """What a kernel gives; on a GPU, compiled to a single one where that can be done."""
     given = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-    on_gpu = given[0].is_cuda and not torch._C._are_functorch_transforms_active()
-    if on_gpu and kernel not in _unfused and has_triton():
+    if kernel not in _unfused and _can_fuse(given[0]):
         try:
             result: Result = _compiled(kernel)(*given)
             return result
@@ -193,6 +192,10 @@ def fused(kernel: Callable[..., Result], *arguments: Any) -> Result:
             _unfused.add(kernel)
             warnings.warn(f"not compiled, and so slower: {kernel.__name__}: {error}", stacklevel=2)
     return kernel(*given)
+
+
+def _can_fuse(value: Tensor) -> bool:
+    return value.is_cuda and not torch._C._are_functorch_transforms_active() and has_triton()
 
 
 _unfused: set[Callable[..., Any]] = set()

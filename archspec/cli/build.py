@@ -82,6 +82,7 @@ def _summary(plan: NetworkPlan, seed: int, no_verify: bool, emitted: Path | None
     import torch
 
     from compiler.engine import ReplayError
+    from compiler.exact import RangeError
     from compiler.network import build
     from compiler.summary import summarise
     from compiler.user_modules import UserModuleError
@@ -97,7 +98,7 @@ def _summary(plan: NetworkPlan, seed: int, no_verify: bool, emitted: Path | None
         click.echo(f"error: {error}", err=True)
         _say_not_written(emitted)
         raise SystemExit(2) from None
-    except (VerificationError, ReplayError) as error:
+    except (VerificationError, ReplayError, RangeError) as error:
         click.echo(f"error: {error}", err=True)
         _say_not_written(emitted)
         raise SystemExit(1) from None

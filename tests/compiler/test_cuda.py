@@ -257,3 +257,59 @@ def test_inputs_and_backward_on_a_side_stream(strategy: str) -> None:
         torch.cuda.synchronize()
         results.append(gradients(model))
     assert_alike(results[1], results[0])
+
+
+# Exact arithmetic ---------------------------------------------------------------------------------
+
+SCALED: dict[str, dict[str, Any]] = {
+    "unit": {"update": ["x += F(y)", "y += F(x)"]},
+    "parity": {
+        "constants": {"gamma": {"draw": [0.5, -0.5], "per": "sample", "evaluate": 0}},
+        "update": ["x = gamma*x + (1 + gamma)*F(y)", "x, y = y, x"],
+    },
+    "remainder": {"update": ["x = 0.9*x + F(y)", "y = 0.9*y + F(x)"]},
+    "monotone": {"update": ["x = x*exp(tanh(F(y))) + 0.1*y", "y = 0.95*y + F(x)"]},
+    "gauge": {
+        "constants": {"gamma": {"learn": 0.9, "within": [0.5, 0.99], "per": "channel"}},
+        "update": ["y = gamma*y + F(x)", "x += y"],
+    },
+}
+
+
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The algorithms that give the same bits each time."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.filterwarnings("error:not compiled")
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("form", SCALED)
+def test_exact_gradients_bit_for_bit(form: str, half: bool, deterministic: None) -> None:
+    stage = {
+        "depth": 12,
+        "streams": {"x": "input", "y": "input"},
+        "functions": {"F": ["layer_norm", {"attention": {"heads": 2}}, {"dropout": 0.1}]},
+        "output": "concat(x, y)",
+        "arithmetic": {"exact": 12},
+        **SCALED[form],
+    }
+    torch.manual_seed(0)
+    model = network(stage, torch.float32, input={"tokens": [33, 32]}).cuda()
+    inputs, found = torch.randn(5, 33, 32, device="cuda"), []
+    for strategy in STRATEGIES:
+        torch.manual_seed(1)
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            loss = model.set_backward(strategy)(inputs).square().sum()
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
+
+
+def test_a_range_is_watched_on_the_gpu() -> None:
+    model = network({**additive(), "arithmetic": "exact"}, torch.float32).cuda()
+    with pytest.raises(archspec.RangeError, match="before the first layer"):
+        model(1e4 * torch.randn(2, *model.input, device="cuda"))

@@ -99,6 +99,9 @@ PROGRAMS: dict[str, Spec] = {
         depth=3,
         **EXACT,
     ),
+    "scales that vanish": one_spec(
+        ["x = layer*x + F(y)", "y = (1 - layer)*y + 0.1*F(x)"], backward="checkpoint", **EXACT
+    ),
     "updates of no exact form": one_spec(
         ["x = tanh(x) + F(y)", "y = y*F(y)", "y = 0.9*y + G(x)"], backward="store", **EXACT
     ),
