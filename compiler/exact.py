@@ -225,7 +225,7 @@ class Monotone(Form):
 
     The scale is taken as float32, so that in float64 its product with a value of the grid, 24 bits
     by 24, is exact. Then v = floor(|s|*t + 1/2) exactly where (v - 1/2)/|s| <= t < (v + 1/2)/|s|,
-    and rounding these quotients to float64 moves them past no integer.
+    and these bounds are found exactly too.
     """
 
     largest: int

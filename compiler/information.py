@@ -13,10 +13,12 @@ from torch import Tensor
 
 from compiler.kernels import Multiplier
 
-WORD = 52
-"""Bits of a stack's word that are used: float64 is exact below 2^53."""
-SPILL = 32
+WORD = 51
+"""Bits of a stack's word that are used: so many can be divided (`divided`)."""
+SPILL = 16
 """Low bits that leave a word when it is full."""
+ROOM = 2**24
+"""For digits, that a word has after it was looked at: at least that of one push."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Spill:
 
     at: int
     values: Tensor
-    """int32: of all elements, or, one after another, of those that had so many."""
+    """int16: of all elements, or, one after another, of those that had so many."""
     everywhere: bool
 
 
@@ -37,7 +39,7 @@ class Stack:
     """
 
     word: Tensor
-    """float64 integers below 2^52."""
+    """float64 integers below 2^51."""
     pushes: int = 0
     bound: int = 0
     """No word is larger."""
@@ -48,11 +50,12 @@ class Stack:
         bound is spent: that waits for the device."""
         if (self.bound + 1) * radix <= 2**WORD:
             return self
-        if not is_known(self.word):
-            return self._spilled_everywhere()
-        found = replace(self, bound=int(self.word.max()) if self.word.numel() else 0)
-        # A little room would soon be spent again.
-        return found if (found.bound + 1) * radix**8 <= 2**WORD else found._spilled()
+        known = is_known(self.word) and self.word.numel() > 0
+        stack = replace(self, bound=int(self.word.max())) if known else self
+        # Less room would soon be spent again.
+        while (stack.bound + 1) * max(radix, min(radix**8, ROOM)) > 2**WORD:
+            stack = stack._spilled() if known else stack._spilled_everywhere()
+        return stack
 
     def pushed(self, word: Tensor, largest: int) -> Stack:
         """After a digit was pushed, of a radix up to `largest`."""
@@ -88,7 +91,7 @@ class Stack:
     def _divided(self) -> tuple[Tensor, Tensor]:
         high = torch.mul(self.word, 2.0**-SPILL).floor_()
         low = self.word - high * 2.0**SPILL
-        return high, low.sub_(2.0 ** (SPILL - 1)).to(torch.int32)
+        return high, low.sub_(2.0 ** (SPILL - 1)).to(torch.int16)
 
     def _refilled(self) -> Stack:
         if not self.spills or self.spills[-1].at != self.pushes:
@@ -102,7 +105,7 @@ class Stack:
             large = word != 2 * half
             low = torch.zeros_like(word).masked_scatter_(large, values)
             whole = torch.where(large, half * 2.0**SPILL + low, half)
-        return replace(self, word=whole, spills=self.spills[:-1])
+        return replace(self, word=whole, spills=self.spills[:-1])._refilled()
 
     @property
     def bits(self) -> float:
