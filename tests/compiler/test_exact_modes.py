@@ -123,7 +123,7 @@ def test_functional_call(name: str, strategy: str) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 @pytest.mark.parametrize("name", STAGES)
 def test_transforms(name: str) -> None:
-    """vmap, reverse and forward mode: as autograd does it; tangents as float arithmetic has them."""
+    """vmap, reverse and forward mode, as autograd does it."""
     model = model_of(name).eval()
     value = inputs_of(model)
     out = model(value)
