@@ -47,7 +47,7 @@ def test_exact_arithmetic_is_exact() -> None:
 
 
 def test_streams_stored_on_the_way() -> None:
-    """A reconstruction is as good as over so many layers, and its memory grows with their number."""
+    """A reconstruction is as good as over so many layers; memory grows with their number."""
     settings = ["stages.trunk.constants.gamma=0.5", "stages.trunk.depth=30"]
     every = [*settings, "stages.trunk.store_every=8"]
     (lost,), (kept,) = (verify(archspec.build("momrev_vit_digits", s)) for s in (settings, every))
