@@ -99,11 +99,11 @@ def _moved(value: Tensor, dtype: torch.dtype, device: str | torch.device) -> Ten
 
 @contextmanager
 def steady(stage: Stage) -> Iterator[None]:
-    """The stage with dropout and batch statistics off. Where only the training program has an
-    inverse, the stage itself stays in training. Afterwards every mode is as it was."""
+    """The stage with dropout and batch statistics off, and draws as in training, which is where
+    streams are reconstructed. Afterwards every mode is as it was."""
     with modes_kept(stage):
         stage.eval()
-        stage.training = not stage.plan.invertible_in_evaluation
+        stage.training = True
         yield
 
 

@@ -192,7 +192,9 @@ def _lost(plan: StagePlan, expected: Prospect | None) -> str | None:
     stable = stability(plan)
     learned = any(isinstance(c, Learned) for c in plan.constants.values())
     where = " at an end of the range of what it learns" if learned else ""
-    growth = f" amplifies rounding {stable.growth:.3g} times{where}, and" if stable else ""
+    growth = ""
+    if stable and stable.growth > 2:
+        growth = f" amplifies rounding {stable.growth:.3g} times{where}, and"
     return (
         f"the inverse of stage {plan.name}{growth} is predicted to give float32 streams back with "
         f"a relative error of {expected.predicted:.2g} over {plan.store_every} layers, and "
