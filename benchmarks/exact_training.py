@@ -303,7 +303,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     right.set(xlabel="step", ylabel="relative distance of the weights", yscale="log")
     right.set_ylim(LOWEST / 2)
     right.annotate("equal, bit for bit", (result["steps"] / 2, LOWEST * 1.5), ha="center")
-    right.legend(fontsize="small", loc="center right")
+    right.legend(fontsize="small", loc="lower right", bbox_to_anchor=(1, 0.1))
     figure.suptitle(
         f"{result['spec']}, gamma {result['gamma']:g}, depth {result['depth']}, "
         f"batch {result['batch']}"

@@ -7,7 +7,6 @@ This file imports torch and the engine alone: `archspec build --emit` writes it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -138,10 +137,10 @@ class BaseStage(nn.Module):
         if information is None:
             keeps = strategy is run_reversible or self.facts.reads_information
             information = Information(keeps=keeps)
-        elif not information.is_empty:
+        elif not information.is_empty or not information.keeps:
             raise ValueError(
-                f"stage `{self.facts.name}`: the information is that of another pass; give each "
-                "forward pass an empty archspec.Information()"
+                f"stage `{self.facts.name}`: the information is that of another pass, or keeps "
+                "nothing; give each forward pass an empty archspec.Information()"
             )
         return tuple(self._exactly(strategy, values, given, information).values())
 
@@ -190,17 +189,22 @@ class BaseStage(nn.Module):
                 "this stage draws coefficients at random in training: give forward and inverse the "
                 "same `draws`, from stage.draw(stream)"
             )
-        if information is None and facts.needs_information:
+        if facts.needs_information and (information is None or information.is_empty):
             raise RuntimeError(
                 f"the updates of stage `{facts.name}` lose bits of the streams, which its exact "
-                "inverse needs: give forward and inverse the same `information`, at first an empty "
-                "archspec.Information()"
+                "inverse needs: give forward an empty archspec.Information() as `information`, and "
+                "inverse what forward has made of it"
             )
         given, final = self._given(streams[0], draws, side), named(streams, facts.final)
         random = RandomState(streams[0].device)
         # Rounding has no gradient that an inverse could be given.
-        with nullcontext() if facts.fraction_bits is None else torch.no_grad():
-            values = invert(self.program(), final, given, information)
+        if facts.fraction_bits is None:
+            values = invert(self.program(), final, given)
+        else:
+            grid = Grid(facts.fraction_bits)
+            with torch.no_grad():
+                final = {name: grid.rounded(value) for name, value in final.items()}
+                values = invert(self.program(), final, given, information)
         if random.has_moved():
             raise RuntimeError(
                 f"a function of stage `{facts.name}` drew random numbers, so that this is not "
@@ -232,7 +236,10 @@ class BaseStage(nn.Module):
         if self.facts.reads_progress:
             # A copy: training moves on between this forward pass and its backward pass.
             everywhere["progress"] = self.progress.detach().to(like.dtype, copy=True)
-        draws = self.draw(like) if draws is None else draws
+        if draws is None:
+            draws = self.draw(like)
+        elif self.facts.fraction_bits is not None:
+            check_draws(draws, self.facts)
         return [{**drawn, **everywhere} for drawn in draws]
 
     def _strategy(self, streams: Sequence[Tensor]) -> Callable[..., Values]:
@@ -273,6 +280,19 @@ def check_strategy(backward: str, facts: Facts) -> str:
     if backward == "reversible" and facts.obstacles:
         raise ValueError(f"stage `{facts.name}` cannot be reversed:\n{facts.obstacles}")
     return backward
+
+
+def check_draws(draws: Sequence[Values], facts: Facts) -> None:
+    """Raises ValueError for drawn coefficients that have other values than the spec says: exact
+    arithmetic has been chosen for those."""
+    for name, (values, evaluate) in facts.drawn.items():
+        for drawn in draws:
+            known = torch.tensor((*values, evaluate), dtype=drawn[name].dtype)
+            if not bool(torch.isin(drawn[name], known.to(drawn[name].device)).all()):
+                raise ValueError(
+                    f"stage `{facts.name}`: `{name}` is drawn from {values}, or {evaluate:g} in "
+                    "evaluation, and other values were given"
+                )
 
 
 def check_side(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from archspec.layers import UserModule
-from archspec.shapes import Shape
+from archspec.shapes import Shape, elements
+from compiler.exact import Monotone, Remainder
+from compiler.forms import choices
+from compiler.information import SPILL, WORD
 from compiler.memory import LiveBytes
 from compiler.network import Network
-from compiler.plan import LayerPlan, NetworkPlan
+from compiler.plan import Affine, LayerPlan, Mapped, NetworkPlan, StagePlan
 from compiler.stage import Stage
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
@@ -138,4 +143,20 @@ def kept_bytes(plan: NetworkPlan, backward: str | None = None, batch: int = 1) -
             output = network(value, **side)
             kept: int = live.now
         del output
-    return kept
+    reversed = [s.plan for s in network.stages if s.backward == "reversible"]
+    return kept + batch * sum(map(_spilled_bytes, reversed))
+
+
+def _spilled_bytes(plan: StagePlan) -> int:
+    """Bytes that leave the words of a stage's side information, for one input: of values that are
+    not there, which a fake tensor's are not, only the expected number is known."""
+    shapes = {stream.name: stream.shape for stream in plan.streams}
+    bits: dict[Shape, float] = defaultdict(float)
+    for layer in choices(plan):
+        for step, choice in zip(plan.steps, layer, strict=True):
+            if choice is not None and isinstance(choice.form, (Remainder, Monotone)):
+                assert isinstance(step, (Affine, Mapped))
+                bits[shapes[step.target]] += choice.bits
+    # A word is full at WORD bits, and the fullest is ahead of the others.
+    spills = {shape: math.ceil(max(0.0, b - WORD + SPILL / 2) / SPILL) for shape, b in bits.items()}
+    return sum(elements(shape) * count * SPILL // 8 for shape, count in spills.items())

@@ -257,7 +257,20 @@ def invert(
 ) -> Values:
     """Run the inverse program: from the streams after the last layer to those before the first.
     Exact updates read `information`, and leave it as it is."""
-    return unwind(layers, values, draws, information.copy() if information else Information())
+    kept = information.copy() if information else Information()
+    try:
+        values = unwind(layers, values, draws, kept)
+    except KeyError as error:  # of a shape, or of a stream
+        raise ReplayError(_OTHER_INFORMATION) from error
+    if not kept.is_spent:
+        raise ReplayError(_OTHER_INFORMATION)
+    return values
+
+
+_OTHER_INFORMATION = (
+    "what exact arithmetic has kept does not belong to these streams: it was not all read again on "
+    "the way back. Give `inverse` the outputs, the draws and the information of one forward pass"
+)
 
 
 def unwind(
@@ -756,6 +769,7 @@ class Tape:
                 if isinstance(step, Permute):
                     self.open_step()
                 self.needs_grad.append(flags)
+        recorder.information = Information()  # the hooks keep the recorder, and it must free this
         return {name: values[name] for name in streams}
 
     def open_step(self) -> tuple[Group, set[int]]:
@@ -1162,6 +1176,8 @@ class ReversibleTape(Tape):
                 self.replay_arithmetic(index)
         self.forget_results(index)
         self.position = index
+        if index == 0 and self.kept is not None and not self.kept.is_spent:
+            raise ReplayError(_OTHER_REPLAY)
 
     def unmapped(self, index: int, step: Map) -> Tensor:
         """The old value of a map's target, by the parameters of the forward pass."""

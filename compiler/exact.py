@@ -90,9 +90,10 @@ def check_range(information: Information, grid: Grid, stage: str) -> None:
     """Raises `RangeError` for the first stream that left the grid's range since the last check.
     Waits for the device, once."""
     peaks, information.peaks = information.peaks, []
-    if not peaks or not is_known(peaks[0][2]):
+    found = [_unwrapped(peak) for _, _, peak in peaks]
+    if not found or not is_known(found[0]):
         return
-    largest = torch.stack([_unwrapped(peak) for _, _, peak in peaks]).tolist()
+    largest = torch.stack(found).tolist()
     for (layer, name, _), value in zip(peaks, largest, strict=True):
         if not value < grid.limit:  # so that NaN is found
             raise RangeError(_left(grid, stage, layer, name, value))
@@ -116,6 +117,7 @@ def _left(grid: Grid, stage: str, layer: int, name: str, value: float) -> str:
     bits = MANTISSA - 1 - math.floor(math.log2(value))
     if bits < 0:
         return text + "Nothing reaches so far but `arithmetic: float`"
+    text += "Where training diverges, a lower learning rate may help; "
     return text + f"`{{exact: {bits}}}` reaches {2.0 ** (MANTISSA - bits):g}"
 
 

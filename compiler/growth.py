@@ -59,11 +59,6 @@ class Stability:
     bits: float
     """Bits per element that the layers destroy in all."""
 
-    @property
-    def float32_error(self) -> float:
-        """The relative error of a float32 inverse that the growth alone lets one expect."""
-        return self.growth * FLOAT32_STEP
-
 
 def stability(plan: StagePlan) -> Stability | None:
     """The growth and the bits of an invertible stage: the worst over its draws in training,

@@ -50,8 +50,11 @@ class Stack:
         bound is spent: that waits for the device."""
         if (self.bound + 1) * radix <= 2**WORD:
             return self
-        known = is_known(self.word) and self.word.numel() > 0
-        stack = replace(self, bound=int(self.word.max())) if known else self
+        if not is_known(self.word):
+            return replace(self, bound=0)  # what spills is counted, not computed
+        largest = float(self.word.max()) if self.word.numel() else 0.0
+        known = 0 <= largest <= 2**WORD  # numbers that are none are told of with their stream
+        stack = replace(self, bound=int(largest)) if known else self
         # Less room would soon be spent again.
         while (stack.bound + 1) * max(radix, min(radix**8, ROOM)) > 2**WORD:
             stack = stack._spilled() if known else stack._spilled_everywhere()
@@ -110,7 +113,8 @@ class Stack:
     @property
     def bits(self) -> float:
         """Bits of information an element holds, on average."""
-        spilled = SPILL * sum(spill.values.numel() for spill in self.spills) / self.word.numel()
+        elements = max(1, self.word.numel())
+        spilled = SPILL * sum(spill.values.numel() for spill in self.spills) / elements
         return spilled + float(torch.log2(self.word + 1).mean())
 
 
@@ -186,6 +190,14 @@ class Information:
         """Whether no pass has filled it."""
         return not (self.stacks or self.packed or self.gauged)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether all that was kept has been read again, as at the start of a stage it must be.
+        Waits for the device."""
+        stacks = all(s.pushes == 0 and not _any(s.word) for s in self.stacks.values())
+        packed = all(bits == Bits() for bits in self.packed.values())
+        return stacks and packed and not any(g.gauges for g in self.gauged.values())
+
     def copy(self) -> Information:
         """Another container of the same tensors."""
         return Information(self.keeps, dict(self.stacks), dict(self.packed), dict(self.gauged))
@@ -250,5 +262,11 @@ class Information:
 
 
 def is_known(tensor: Tensor) -> bool:
-    """Whether a tensor has values: those of shape alone, meta or fake, have none."""
-    return tensor.device.type != "meta" and not hasattr(tensor, "fake_device")
+    """Whether a tensor has values to look at: those of shape alone, meta or fake, have none, and
+    torch.func hides them."""
+    hidden = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return tensor.device.type != "meta" and not hasattr(tensor, "fake_device") and not hidden
+
+
+def _any(word: Tensor) -> bool:
+    return is_known(word) and bool(word.any())

@@ -96,7 +96,7 @@ def parity_backward(
 ) -> Tensor:
     """The quotient times 2^count, and the remainder."""
     quotient = _taken_back(sign, value, change, unit)
-    return quotient * 2.0**count + digit * unit
+    return quotient * 2.0**count + digit.to(value.dtype) * unit
 
 
 def remainder_forward(
@@ -173,20 +173,21 @@ def _preimage(scaled: Tensor, size: Multiplier) -> tuple[Tensor, Tensor]:
 
     The first is ceil((scaled - 1/2)/size), a quotient of some 24 bits. It is an integer or, since
     size has 24 bits too, 2^-24 or more from any; what is computed is off by less than 2^-27. So
-    2^-26 less than that has the same ceiling, also where the quotient is an integer.
+    2^-26 less than that has the same ceiling, also where the quotient is an integer. Past 2^24 a
+    size leaves the preimage of 0 alone, narrower than the margin: one integer all the same.
     """
     inverse = 1 / size
     quotient = torch.mul(scaled, inverse)
     first = torch.sub(quotient, 0.5 * inverse + MARGIN).ceil_()
     following = quotient.add_(0.5 * inverse - MARGIN).ceil_()
-    return first, following.sub_(first)
+    return first, following.sub_(first).clamp_(min=1)
 
 
 def gauge_forward(
     units: Tensor, gauge: Multiplier, change: Tensor, unit: float
 ) -> tuple[Tensor, Tensor]:
     """t/g in units, with the new gauge; and t."""
-    units = torch.div(change.double(), gauge * unit).round_().add_(units)
+    units = torch.mul(change.double(), 1 / (gauge * unit)).round_().add_(units)
     return units, torch.mul(units, gauge * unit).to(change.dtype)
 
 
@@ -194,7 +195,7 @@ def gauge_backward(
     units: Tensor, gauge: Multiplier, before: Multiplier, change: Tensor, unit: float
 ) -> tuple[Tensor, Tensor]:
     """t/g in units, with the gauge before; and t."""
-    units = units - torch.div(change.double(), gauge * unit).round_()
+    units = units - torch.mul(change.double(), 1 / (gauge * unit)).round_()
     return units, torch.mul(units, before * unit).to(change.dtype)
 
 
@@ -208,6 +209,8 @@ def fused(kernel: Callable[..., Result], *arguments: Any) -> Result:
         try:
             result: Result = _compiled(kernel)(*given)
             return result
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # of a compiler: whatever it is, the kernel runs without it
             _unfused.add(kernel)
             warnings.warn(f"not compiled, and so slower: {kernel.__name__}: {error}", stacklevel=2)

@@ -153,7 +153,11 @@ def _check_program(
         mistakes.found += obstacles.found
     if fraction_bits(stage) is not None and not obstacles.found:
         check_exact(program, steps, stage.depth, path, mistakes)
-    if fraction_bits(stage) is not None and stage.store_every is not None:
+    if stage.store_every is not None and stage.backward != "reversible":
+        message = f"`backward: {stage.backward}` keeps what it needs in every layer"
+        help = "leave out `store_every`, which goes with `backward: reversible`"
+        mistakes.key("E305", message, (*path, "store_every"), help)
+    elif fraction_bits(stage) is not None and stage.store_every is not None:
         message = "streams of exact arithmetic come back as they were, from the end of the stage"
         help = "leave out `store_every`, which is for `arithmetic: float`"
         mistakes.key("E305", message, (*path, "store_every"), help)

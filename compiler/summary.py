@@ -173,7 +173,7 @@ def exact_summary(plan: StagePlan) -> ExactSummary | None:
 def growth_warning(plan: StagePlan) -> str | None:
     """What the growth is predicted to make of a reversible stage's float32 streams, where it is
     too much."""
-    return _lost(plan, linear_prospect(plan))
+    return _lost(plan, linear_prospect(plan), "by the linear part of its layers alone")
 
 
 def linear_prospect(plan: StagePlan) -> Prospect | None:
@@ -185,8 +185,8 @@ def linear_prospect(plan: StagePlan) -> Prospect | None:
     return Prospect(plan.name, max(errors), recommendation(plan)) if errors else None
 
 
-def _lost(plan: StagePlan, expected: Prospect | None) -> str | None:
-    """The warning of streams that drift."""
+def _lost(plan: StagePlan, expected: Prospect | None, way: str) -> str | None:
+    """The warning of streams that drift, predicted in some way."""
     if expected is None or expected.recommendation is None:
         return None
     stable = stability(plan)
@@ -196,9 +196,9 @@ def _lost(plan: StagePlan, expected: Prospect | None) -> str | None:
     if stable and stable.growth > 2:
         growth = f" amplifies rounding {stable.growth:.3g} times{where}, and"
     return (
-        f"the inverse of stage {plan.name}{growth} is predicted to give float32 streams back with "
-        f"a relative error of {expected.predicted:.2g} over {plan.store_every} layers, and "
-        f"gradients with them. Use {expected.recommendation}"
+        f"the inverse of stage {plan.name}{growth} is predicted, {way}, to give float32 streams "
+        f"back with a relative error of {expected.predicted:.2g} over {plan.store_every} layers, "
+        f"and gradients with them. Use {expected.recommendation}"
     )
 
 
@@ -210,9 +210,13 @@ def _warning(
     if plan.backward != "reversible":
         return None
     # Functions that do not give the same twice say nothing about the inverse. Their gain is that of
-    # the start of training; the linear part is known to its end.
+    # the start of training; the linear part is known to its end, and may be the worse.
     repeatable = measured is None or measured.repeatable
-    predicted = (_lost(plan, expected) if repeatable else None) or growth_warning(plan)
+    linear = linear_prospect(plan)
+    if repeatable and expected and (linear is None or expected.predicted >= linear.predicted):
+        predicted = _lost(plan, expected, "with the gain of its functions")
+    else:
+        predicted = growth_warning(plan)
     lines = [predicted] if predicted else []
     if measured and repeatable:
         ends = (e for e in measured.range_ends if not e.gradient_error <= FLOAT32_TOLERANCE)

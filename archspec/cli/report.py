@@ -25,7 +25,7 @@ def print_summary(summary: Summary, to_stderr: bool) -> None:
     for stage in summary.stages:
         console.print(_program_table(stage))
         if stage.exact is not None:
-            _print_exact(console, stage.exact)
+            _print_exact(console, stage.exact, stage.backward == "reversible")
         for warning in (stage.warning or "").splitlines():
             console.print(Text(f"warning: {warning}", style="yellow"))
     macs, norms = summary.macs, summary.norm_operations
@@ -85,10 +85,14 @@ def _program_table(stage: StageSummary) -> Table:
     return table
 
 
-def _print_exact(console: Console, exact: ExactSummary) -> None:
+def _print_exact(console: Console, exact: ExactSummary, is_reversed: bool) -> None:
+    grid = f"exact: multiples of {exact.resolution:.2g} below {exact.limit:g}"
+    if not is_reversed:
+        console.print(grid)
+        return
     console.print(
-        f"exact: multiples of {exact.resolution:.2g} below {exact.limit:g}; keeps {exact.bits:.3g} "
-        f"bits an element (no inverse keeps less than {exact.bound:.3g})"
+        f"{grid}; keeps {exact.bits:.3g} bits of information an element (no inverse keeps less "
+        f"than {exact.bound:.3g})"
     )
     width = max(map(len, exact.forms), default=0)
     for text, form in exact.forms.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import archspec as package
 from archspec.loading import load
@@ -52,6 +53,16 @@ def test_a_hopeless_inverse_is_told_before_training(archspec) -> None:
     assert "`archspec build` measures it" in done.stderr
     done = archspec("train", "momrev_vit_digits", "--set", "data=")
     assert "warning" not in done.stderr
+
+
+def test_a_stream_that_leaves_its_grid_ends_a_run(archspec) -> None:
+    settings = ["stages.trunk.arithmetic={exact: 22}", "train.warmup=0", "train.learning_rate=10"]
+    given = [part for setting in settings for part in ("--set", setting)]
+    done = archspec("train", "momrev_vit_digits", *given)
+    assert done.returncode == 1
+    assert re.search(r"Error: stage `trunk`, .*: stream `\w+` reached ", done.stderr)
+    assert "with `arithmetic: {exact: 22}` streams stay below 4" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_main_job_reaches_97_percent(archspec) -> None:

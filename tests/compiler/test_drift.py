@@ -161,7 +161,7 @@ def test_linear_errors_are_the_covariance_of_the_inverse() -> None:
     errors = linear_errors(deep)
     assert bound is not None
     assert errors is not None
-    assert 0.1 * bound.float32_error < errors[-1] < 2 * bound.float32_error
+    assert 0.1 * bound.growth * 2**-24 < errors[-1] < 2 * bound.growth * 2**-24
     assert max(linear_errors(deep, every=5) or ()) == pytest.approx(errors[4])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -183,3 +184,139 @@ def _deep(depth: int, **changes: Any) -> dict[str, Any]:
     stage = {**MOMENTUM, "functions": {"F": ["layer_norm", {"linear": "channels"}]}, "depth": depth}
     stage |= {"constants": {"gamma": 0.95}, "update": ["v = gamma*v + F(x)", "x = 0.95*x + v"]}
     return spec({**stage, **changes}, {"tokens": [64, 16]})
+
+
+# What must not go unnoticed -----------------------------------------------------------------------
+
+
+def _information_of(stage: Any, streams: Sequence[Tensor], seed: int = 0) -> tuple[Any, Any]:
+    information = archspec.Information()
+    with torch.no_grad():
+        return stage(*streams, information=information), information
+
+
+def test_information_of_another_pass_is_refused() -> None:
+    stage = model_of("momentum").eval().stages[0]
+    one, other = (stage.split(torch.randn(3, 5, 6)) for _ in range(2))
+    final, information = _information_of(stage, one)
+    _, wrong = _information_of(stage, other)
+    with pytest.raises(RuntimeError, match="does not belong to these streams"):
+        stage.inverse(*final, information=wrong)
+    with pytest.raises(RuntimeError, match="lose bits of the streams"):
+        stage.inverse(*final, information=archspec.Information())
+    for used in (information, archspec.Information(keeps=False)):
+        with pytest.raises(ValueError, match="of another pass, or keeps nothing"):
+            stage(*one, information=used)
+
+
+def test_draws_that_are_none_are_refused() -> None:
+    stage = network(
+        {
+            "depth": 2,
+            "streams": {"x": "input", "y": "input"},
+            "functions": {"F": [{"linear": "channels"}]},
+            "constants": {"gamma": {"draw": [0.5, -0.5], "per": "sample", "evaluate": 0}},
+            "update": ["x = gamma*x + F(y)", "x, y = y, x"],
+            "output": "x",
+            "arithmetic": "exact",
+        },
+        torch.float32,
+    ).stages[0]
+    streams = torch.randn(2, 3, 5, 6).unbind()
+    stage(*streams, draws=stage.draw(streams[0]))
+    wrong = [{"gamma": torch.full((3, 1, 1), 0.25)} for _ in range(2)]
+    with pytest.raises(
+        ValueError, match=r"`gamma` is drawn from \(0.5, -0.5\), or 0 in evaluation"
+    ):
+        stage(*streams, draws=wrong)
+
+
+def test_scales_past_all_preimages_keep_what_was_kept() -> None:
+    """Of 0 alone: all else would leave the range."""
+    stage = {
+        **MOMENTUM,
+        "depth": 2,
+        "streams": {"x": "input", "y": "input", "v": "zeros"},
+        "functions": {"F": ["layer_norm", {"linear": "channels"}]},
+        "update": ["x = gamma*x + F(y)", "v = (1 + exp(20*tanh(9*y)))*v", "y = gamma*y + F(x)"],
+        "output": "x + y + v",
+    }
+    torch.manual_seed(0)
+    model = network(stage, torch.float32)
+    found = [gradients(model.set_backward(s), inputs_of(model)) for s in STRATEGIES]
+    assert all(bool(g.isfinite().all()) for g in found[0])
+    assert_equal(found[1], found[0])
+    assert_equal(found[2], found[0])
+
+
+@pytest.mark.parametrize("gamma", [0.9, 1 / 3, 0.33, {"learn": 0.9, "within": [0.5, 0.99]}])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_no_number_is_named_however_deep(gamma: Any, wrong: float) -> None:
+    stage = {
+        **MOMENTUM,
+        "depth": 60,
+        "functions": {"F": [{"linear": "channels"}]},
+        "constants": {"gamma": gamma},
+        "update": ["v = gamma*v + F(x)", "x = gamma*x + v"],
+    }
+    model = network(stage, torch.float32)
+    with torch.no_grad():
+        next(iter(model.stages[0].layers[3].parameters())).fill_(wrong)
+    with pytest.raises(archspec.RangeError, match=r"at layer 3: stream `v` reached (nan|inf)"):
+        model(inputs_of(model))
+
+
+def test_side_information_is_freed_on_the_way_back() -> None:
+    stage = {**MOMENTUM, "depth": 32, "constants": {"gamma": 0.5}}
+    stage |= {"update": ["v = gamma*v + F(x)", "x += v"]}
+    model = network(stage, torch.float32)
+    kept: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+    for layer in model.stages[0].layers:
+        layer.F.register_full_backward_hook(
+            lambda *_: alive.append(sum(reference() is not None for reference in kept))
+        )
+    information = archspec.Information()
+    streams = [s.detach().requires_grad_() for s in model.stages[0].split(inputs_of(model))]
+    final = model.stages[0](*streams, information=information)
+    kept += [weakref.ref(byte) for bits in information.packed.values() for byte, _ in bits.full]
+    assert len(kept) == 3
+    del information
+    torch.stack(final).sum().backward()
+    assert alive[0] == 3
+    assert alive[-1] == 0
+
+
+def test_the_default_dtype_is_not_that_of_streams() -> None:
+    stage = {**MOMENTUM, "constants": {"gamma": 0.5}, "update": ["v = gamma*v + F(x)", "x += v"]}
+    model = network(stage, torch.float32)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [gradients(model.set_backward(s), inputs_of(model)) for s in STRATEGIES]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_equal(found[2], found[0])
+
+
+@pytest.mark.parametrize("gamma", [0.99, 0.9, 0.6])
+def test_the_stated_memory_is_what_is_kept(gamma: float) -> None:
+    from small_networks import spec
+
+    stage = {
+        "depth": 150,
+        "streams": {"x": "input", "v": "zeros"},
+        "functions": {"F": ["layer_norm", {"linear": "channels"}]},
+        "constants": {"gamma": gamma},
+        "update": ["v = gamma*v + 0.01*F(x)", "x = gamma*x + v"],
+        "output": "x",
+    }
+    exact, plain = (
+        spec({**stage, "arithmetic": a}, {"tokens": [8, 64]}) for a in ("exact", "float")
+    )
+    model = archspec.build(exact)
+    stated, without = (kept_bytes_per_input(archspec.build(s).plan) for s in (exact, plain))
+    assert stated is not None
+    assert without is not None
+    _, information = _information_of(model.stages[0], model.stages[0].split(torch.randn(16, 8, 64)))
+    half_a_word = 4 * 8 * 64
+    assert abs(stated - without - information.nbytes / 16) <= half_a_word

@@ -397,27 +397,17 @@ def test_an_inverse_in_another_mode(name: str, ahead: str, back: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_gradients_through_an_inverse(name: str) -> None:
-    """Rounding counts as the identity there too; no gradient is silently one of rounding."""
+def test_no_gradient_flows_through_an_inverse(name: str) -> None:
+    """Rounding has none, and what goes around it would silently be a part."""
     entry = INPUTS["image" if "maps" in PROGRAMS[name] else "tokens"]
     side = {"t": entry} if "side" in name else {}
     stage = exact_stage({"depth": 2, **PROGRAMS[name]}, input=entry, side=side).eval()
     streams, information = streams_on_grid(stage), Information()
     given = given_to(stage, 3, streams[0])
-    with torch.no_grad():
-        outputs = stage(*streams, **given, information=information)
-    leaves = [out.clone().requires_grad_() for out in outputs]
-    back = stage.inverse(*leaves, **given, information=information)
-    if not any(b.requires_grad for b in back):
-        return
-    other, doubles = in_floats(stage), [o.double().requires_grad_() for o in outputs]
-    keys = {n: v.double() for n, v in given.items() if n != "draws"}
-    drawn = [{n: v.double() for n, v in layer.items()} for layer in given["draws"]]
-    near = other.inverse(*doubles, **keys, draws=drawn)
-    found = torch.autograd.grad(sum(b.square().sum() for b in back), leaves)
-    wanted = torch.autograd.grad(sum(b.square().sum() for b in near), doubles)
-    for a, b in zip(found, wanted, strict=True):
-        assert (a - b).norm() < 0.01 * b.norm()
+    outputs = stage(*streams, **given, information=information)
+    back = stage.inverse(*outputs, **given, information=information)
+    assert any(out.requires_grad for out in outputs)
+    assert not any(b.requires_grad for b in back)
 
 
 def test_functional_call_and_transforms() -> None:
