@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,8 +26,11 @@ def plot(drifts: Sequence[Drift], path: Path, title: str) -> None:
     figure.suptitle(title)
     for axes, drift in zip(figure.subplots(1, len(drifts), squeeze=False)[0], drifts, strict=True):
         _panel(axes, drift)
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix.removeprefix("."), dpi=150)
+    kind = path.suffix.removeprefix(".")
+    # The same file every time, without the date.
+    with replacing(path) as partial, rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(partial, format=kind, dpi=150, metadata=metadata)
 
 
 def _panel(axes: Axes, drift: Drift) -> None:

@@ -59,8 +59,8 @@ def command(
     """Measure how far streams drift on the way back, and plot it by depth.
 
     Each reversible stage is run forward on the streams that a random input gives it, and undone
-    layer by layer: in float32, in bfloat16, and in exact arithmetic where the stage has it. Beside
-    that stands what was predicted for float32.
+    layer by layer: in float32, in bfloat16, and in exact arithmetic, whichever the spec names.
+    Beside that stands what was predicted for float32.
     """
     import json
 
@@ -78,7 +78,8 @@ def command(
     drifts = _measured(plan, names, batch, seed)
     _print(drifts, to_stderr=as_json)
     if as_json:
-        click.echo(json.dumps([_plain(drift) for drift in drifts], allow_nan=False))
+        stages = [_plain(drift) for drift in drifts]
+        click.echo(json.dumps({"name": plan.name, "stages": stages}, allow_nan=False))
     _plot(drifts, path, plan.name)
 
 
