@@ -134,10 +134,10 @@ class BaseStage(nn.Module):
         strategy = self._strategy(streams)
         if self.facts.fraction_bits is None:
             return tuple(strategy(self.program(), values, given).values())
+        keeps = strategy is run_reversible or self.facts.reads_information
         if information is None:
-            keeps = strategy is run_reversible or self.facts.reads_information
             information = Information(keeps=keeps)
-        elif not information.is_empty or not information.keeps:
+        elif not information.is_empty or (keeps and not information.keeps):
             raise ValueError(
                 f"stage `{self.facts.name}`: the information is that of another pass, or keeps "
                 "nothing; give each forward pass an empty archspec.Information()"
@@ -201,9 +201,7 @@ class BaseStage(nn.Module):
         if facts.fraction_bits is None:
             values = invert(self.program(), final, given)
         else:
-            grid = Grid(facts.fraction_bits)
             with torch.no_grad():
-                final = {name: grid.rounded(value) for name, value in final.items()}
                 values = invert(self.program(), final, given, information)
         if random.has_moved():
             raise RuntimeError(

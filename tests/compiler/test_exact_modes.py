@@ -206,7 +206,7 @@ def test_information_of_another_pass_is_refused() -> None:
         stage.inverse(*final, information=archspec.Information())
     for used in (information, archspec.Information(keeps=False)):
         with pytest.raises(ValueError, match="of another pass, or keeps nothing"):
-            stage(*one, information=used)
+            stage(*(s.detach().requires_grad_() for s in one), information=used)
 
 
 def test_draws_that_are_none_are_refused() -> None:
