@@ -152,6 +152,7 @@ import torch
 import archspec
 from small_networks import additive, gradient_error, network, outcome, streams_for
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 layers = [{"conv": {}}, "batch_norm", "tanh", {"dropout": 0.3}]
 model = network(additive(layers, layers, backward=sys.argv[1]), input={"image": [4, 8, 8]})
 stage = model.stages[0]
