@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compiler.engine import (
+    OTHER_INFORMATION,
     Layer,
     RandomState,
     Values,
@@ -25,7 +26,7 @@ from compiler.engine import (
     run_reversible,
     uncompiled,
 )
-from compiler.exact import Grid, check_range, on_grid
+from compiler.exact import Grid, check_range, ends_in, on_grid
 from compiler.information import Information
 
 STRATEGIES = ("reversible", "checkpoint", "store")
@@ -201,6 +202,9 @@ class BaseStage(nn.Module):
         if facts.fraction_bits is None:
             values = invert(self.program(), final, given)
         else:
+            grid = Grid(facts.fraction_bits)
+            if information is not None and not ends_in(information, final, grid):
+                raise RuntimeError(OTHER_INFORMATION)
             with torch.no_grad():
                 values = invert(self.program(), final, given, information)
         if random.has_moved():

@@ -261,13 +261,13 @@ def invert(
     try:
         values = unwind(layers, values, draws, kept)
     except KeyError as error:  # of a shape, or of a stream
-        raise ReplayError(_OTHER_INFORMATION) from error
+        raise ReplayError(OTHER_INFORMATION) from error
     if not kept.is_spent:
-        raise ReplayError(_OTHER_INFORMATION)
+        raise ReplayError(OTHER_INFORMATION)
     return values
 
 
-_OTHER_INFORMATION = (
+OTHER_INFORMATION = (
     "what exact arithmetic has kept does not belong to these streams: it was not all read again on "
     "the way back. Give `inverse` the outputs, the draws and the information of one forward pass"
 )

@@ -284,6 +284,14 @@ class Gauge(Form):
         return old
 
 
+def ends_in(information: Information, values: dict[str, Tensor], grid: Grid) -> bool:
+    """Whether the streams that a gauge holds are these: it reads a copy of its own."""
+    return all(
+        torch.equal(torch.mul(held.units, held.gauge * grid.unit).to(values[name]), values[name])
+        for name, held in information.gauged.items()
+    )
+
+
 def _sign(scale: Multiplier) -> Multiplier:
     return torch.sign(scale) if isinstance(scale, Tensor) else math.copysign(1.0, scale)
 

@@ -209,6 +209,24 @@ def test_information_of_another_pass_is_refused() -> None:
             stage(*(s.detach().requires_grad_() for s in one), information=used)
 
 
+def test_a_gauge_of_another_pass_is_refused() -> None:
+    stage = network(
+        {
+            "depth": 4,
+            "coupling": "momentum",
+            "functions": {"F": [{"linear": "channels"}]},
+            "arithmetic": "exact",
+        },
+        torch.float32,
+    ).stages[0]
+    one, other = (stage.split(torch.randn(3, 5, 6)) for _ in range(2))
+    final, _ = _information_of(stage, one)
+    _, wrong = _information_of(stage, other)
+    assert wrong.gauged
+    with pytest.raises(RuntimeError, match="does not belong to these streams"):
+        stage.inverse(*final, information=wrong)
+
+
 def test_draws_that_are_none_are_refused() -> None:
     stage = network(
         {
