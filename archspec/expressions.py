@@ -11,9 +11,9 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
-ELEMENTWISE = ("exp", "tanh", "sigmoid", "sin", "cos")
+ELEMENTWISE = ("exp", "tanh", "sigmoid", "sin", "cos", "relu")
 """Functions of one value that the language has built in."""
-STRUCTURAL = ("concat", "chunk")
+STRUCTURAL = ("concat", "chunk", "zeros")
 """Functions on whole streams, for `streams:` and `output:`."""
 RESERVED = frozenset({"input", "zeros", "layer", "depth", "progress", *ELEMENTWISE, *STRUCTURAL})
 

@@ -62,10 +62,10 @@ class Unsqueeze(InvertibleMap):
 
 AnyMap = ActNorm | InvertibleLinear | Squeeze | Unsqueeze
 AS_MAP = dict.fromkeys(
-    (kind for model in AnyMap.__args__ for kind in kinds_of(model)),
+    (kind for model in (ActNorm, InvertibleLinear) for kind in kinds_of(model)),
     "an invertible map: it is declared under `maps`, and used as `x = W(x)`",
 )
-"""What is said of a map's kind where no map can be."""
+"""What is said of the kind of a map that is no layer too."""
 MapEntry = TypeAliasType(
     "MapEntry",
     Annotated[

@@ -47,9 +47,15 @@ class Model(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            keys = [name for name in cls.model_fields if name != "kind"]
+            keys = keys_of(cls)
             details = [_with_suggestion(detail, keys) for detail in error.errors(include_url=False)]
             raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """The keys that a model is written with."""
+    fields = model.model_fields.items()
+    return [field.alias or name for name, field in fields if name != "kind"]
 
 
 _OWN_ERRORS = ("unknown_key", "unknown_kind", "one_key", "no_shorthand", "kind_written")
@@ -92,6 +98,12 @@ def kinds_of(model: type[Kind]) -> tuple[str, ...]:
     """The names a model answers to."""
     names: tuple[str, ...] = get_args(model.model_fields["kind"].annotation)
     return names
+
+
+def _unwrapped(schema: CoreSchema) -> CoreSchema:
+    """Of a model that has lists of its own kind, a reference to it alone: with the definitions
+    that it comes with, describing it would never end."""
+    return schema["schema"] if schema["type"] == "definitions" else schema
 
 
 MAX_CHOICES = 8
@@ -144,7 +156,7 @@ class OneKey:
             return {**content, "kind": kind}
         shorthand = self.models[kind].shorthand
         if not shorthand:
-            fields = [name for name in self.models[kind].model_fields if name != "kind"]
+            fields = keys_of(self.models[kind])
             takes = f"settings: {', '.join(fields)}" if fields else "no settings"
             raise _custom("no_shorthand", f"`{kind}` takes {takes}", {})
         return {"kind": kind, shorthand: content}
@@ -156,7 +168,7 @@ class OneKey:
         properties: dict[str, Any] = {}
         bare = []
         for kind, model in self.models.items():
-            definition = handler(model.__pydantic_core_schema__)
+            definition = handler(_unwrapped(model.__pydantic_core_schema__))
             body = handler.resolve_ref_schema(definition)
             body.get("properties", {}).pop("kind", None)
             forms: list[Any] = [definition]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TypeVar
 
@@ -23,8 +23,33 @@ class Image:
     def sizes(self) -> tuple[int, ...]:
         return (self.channels, self.height, self.width)
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return (self.height, self.width)
+
     def __str__(self) -> str:
         return f"image {self.channels}×{self.height}×{self.width}"
+
+
+@dataclass(frozen=True)
+class Video:
+    """Channels first: a batch is (B, channels, frames, height, width)."""
+
+    channels: int
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (self.channels, self.frames, self.height, self.width)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return (self.frames, self.height, self.width)
+
+    def __str__(self) -> str:
+        return f"video {self.channels}×{self.frames}×{self.height}×{self.width}"
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,9 @@ class Tokens:
 
     count: int
     channels: int
+    grid: tuple[int, ...] = field(default=(), compare=False)
+    """How the tokens lie in an image (rows, columns) or a video (frames, rows, columns), where
+    they are no plain sequence."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -56,13 +84,27 @@ class Features:
         return f"{self.channels} features"
 
 
-Shape = Image | Tokens | Features
-AnyShape = TypeVar("AnyShape", bound=Image | Tokens | Features)
+Pixels = Image | Video
+Shape = Image | Video | Tokens | Features
+AnyShape = TypeVar("AnyShape", bound=Image | Video | Tokens | Features)
 
 
 def with_channels(shape: AnyShape, channels: int) -> AnyShape:
     """The same shape with another number of channels."""
     return replace(shape, channels=channels)
+
+
+def pixels(channels: int, grid: tuple[int, ...]) -> Pixels:
+    """The image or video of a grid."""
+    return Image(channels, *grid) if len(grid) == 2 else Video(channels, *grid)
+
+
+def resized(shape: Shape, sizes: tuple[int, ...]) -> Shape:
+    """A shape of the same kind with other sizes; tokens of another count lie on no grid."""
+    if isinstance(shape, Tokens):
+        count, channels = sizes
+        return Tokens(count, channels, shape.grid if count == shape.count else ())
+    return type(shape)(*sizes)
 
 
 def elements(shape: Shape) -> int:
@@ -71,8 +113,16 @@ def elements(shape: Shape) -> int:
 
 
 def channel_dimension(shape: Shape) -> int:
-    """The dimension of channels in a batch, counted from the end: -3 for images, else -1."""
-    return -3 if isinstance(shape, Image) else -1
+    """The dimension of channels in a batch, counted from the end: -3 for images, -4 for videos,
+    else -1."""
+    if isinstance(shape, Image):
+        return -3
+    return -4 if isinstance(shape, Video) else -1
+
+
+def window(length: int, kernel: int, stride: int, padding: int) -> int:
+    """How many places a kernel has along a padded length; 0 or less where it has none."""
+    return (length + 2 * padding - kernel) // stride + 1
 
 
 class ShapeError(ValueError):

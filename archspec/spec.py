@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from archspec.layers import LayerEntry
 from archspec.maps import MapEntry
 from archspec.onekey import Kind, Model, OneKey
-from archspec.shapes import Features, Image, Shape, Tokens
+from archspec.shapes import Features, Image, Shape, Tokens, Video
 from archspec.training import DataEntry, TaskEntry, Train
 
 MAX_DEPTH = 10_000
@@ -34,6 +42,18 @@ class ImageInput(Kind):
         return Image(*self.sizes)
 
 
+class VideoInput(Kind):
+    """Videos: [channels, frames, height, width]."""
+
+    kind: Literal["video"] = "video"
+    shorthand: ClassVar[str] = "sizes"
+    sizes: tuple[Length, ...] = Field(strict=False, min_length=4, max_length=4)
+
+    @property
+    def shape(self) -> Shape:
+        return Video(*self.sizes)
+
+
 class TokensInput(Kind):
     """Sequences of vectors: [count, channels]."""
 
@@ -43,7 +63,8 @@ class TokensInput(Kind):
 
     @property
     def shape(self) -> Shape:
-        return Tokens(*self.sizes)
+        count, channels = self.sizes
+        return Tokens(count, channels)
 
 
 class FeaturesInput(Kind):
@@ -58,7 +79,7 @@ class FeaturesInput(Kind):
         return Features(*self.sizes)
 
 
-AnyInput = ImageInput | TokensInput | FeaturesInput
+AnyInput = ImageInput | VideoInput | TokensInput | FeaturesInput
 InputEntry = Annotated[
     Annotated[AnyInput, Field(discriminator="kind")], OneKey("input", *AnyInput.__args__)
 ]
@@ -100,7 +121,48 @@ Constant = Annotated[
     Discriminator(_constant_form),
 ]
 
-Backward = Literal["reversible", "checkpoint", "store"]
+
+class ReversibleBackward(Kind):
+    """Activations are computed again from streams that the derived inverse reconstructs."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    kind: Literal["reversible"] = "reversible"
+    since: float = Field(0.0, alias="from", ge=0, le=1)
+    """The progress of training from which on, for coefficients that read `progress`; until then
+    the stage is checkpointed, and its program needs no inverse."""
+
+
+class CheckpointBackward(Kind):
+    """Activations are computed again from streams that were kept on the way."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    every: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
+    """Streams are kept before every so many layers, which are computed again together; 1 by
+    default."""
+    slots: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
+    """Streams are kept before at most so many layers at any time, by the binomial schedule."""
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> CheckpointBackward:
+        if self.every is not None and self.slots is not None:
+            raise ValueError(
+                "`every` and `slots` are two schedules: give one of them, `every` for streams kept "
+                "at equal distances, `slots` for the binomial schedule"
+            )
+        return self
+
+
+class StoreBackward(Kind):
+    """Activations are stored."""
+
+    kind: Literal["store"] = "store"
+
+
+AnyBackward = ReversibleBackward | CheckpointBackward | StoreBackward
+BackwardEntry = Annotated[
+    Annotated[AnyBackward, Field(discriminator="kind")],
+    OneKey("backward strategy", *AnyBackward.__args__),
+]
 
 
 class FloatArithmetic(Kind):
@@ -149,7 +211,7 @@ class Stage(Model):
     """One layer, a line for each update."""
     output: str
     """What leaves the stage: a stream, or an expression such as `concat(x1, x2)`."""
-    backward: Backward = "reversible"
+    backward: BackwardEntry = ReversibleBackward()
     """How the backward pass comes by activations: reconstructed, recomputed, or stored."""
     store_every: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
     """With `backward: reversible`, the streams are kept after every so many layers, and the
@@ -182,6 +244,8 @@ class Spec(Model):
     """One line."""
     cite: tuple[str, ...] = Field((), strict=False)
     """Keys of the papers it comes from."""
+    family: str | None = None
+    """What its kind of network is called, where the first paper cited does not say it."""
     extends: FileName | None = None
     """The spec that this one starts from: maps merge, lists replace."""
     input: InputEntry

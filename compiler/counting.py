@@ -93,7 +93,12 @@ def has_user_modules(plan: NetworkPlan) -> bool:
     lists: list[tuple[LayerPlan, ...]] = [plan.stem, plan.head]
     for stage in plan.stages:
         lists += [stage.transition, *(f.layers for f in (*stage.start_functions, *stage.functions))]
-    return any(isinstance(layer.layer, UserModule) for layers in lists for layer in layers)
+    return any(map(_is_users, (layer for layers in lists for layer in layers)))
+
+
+def _is_users(layer: LayerPlan) -> bool:
+    inside = any(_is_users(inner) for branch in layer.branches for inner in branch)
+    return inside or isinstance(layer.layer, UserModule)
 
 
 def _through(stage: Stage, value: Tensor, side: dict[str, Tensor]) -> Tensor:

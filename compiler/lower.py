@@ -23,7 +23,7 @@ from archspec.expressions import (
     subtract,
 )
 from compiler.engine import Values
-from compiler.shapes import chunk_numbers
+from compiler.shapes import chunk_numbers, zeros_channels
 
 Evaluated = Tensor | float
 Evaluator = Callable[[Mapping[str, Tensor]], Evaluated]
@@ -47,6 +47,7 @@ _ELEMENTWISE: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[float], f
     "sigmoid": (torch.sigmoid, lambda x: 1 / (1 + _exp(-x))),
     "sin": (torch.sin, math.sin),
     "cos": (torch.cos, math.cos),
+    "relu": (torch.relu, lambda x: max(x, 0.0)),
 }
 
 
@@ -83,6 +84,9 @@ def _lower_call(call: Call, channel_dimension: int) -> Evaluator:
         return lambda values: torch.chunk(_tensor(whole(values)), count, channel_dimension)[
             part - 1
         ]
+    if call.function == "zeros":
+        channels = zeros_channels(call)
+        return lambda values: _zeros(values["zeros"], channels, channel_dimension)
     parts = [lower(argument, channel_dimension) for argument in call.arguments]
     if call.function == "concat":
         return lambda values: torch.cat([_tensor(p(values)) for p in parts], channel_dimension)
@@ -93,6 +97,12 @@ def _lower_call(call: Call, channel_dimension: int) -> Evaluator:
         return apply(value) if isinstance(value, Tensor) else apply_to_number(value)
 
     return evaluate
+
+
+def _zeros(like: Tensor, channels: int, channel_dimension: int) -> Tensor:
+    sizes = list(like.shape)
+    sizes[channel_dimension] = channels
+    return like.new_zeros(sizes)
 
 
 def _tensor(value: Evaluated) -> Tensor:

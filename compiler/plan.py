@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from archspec.diagnostics import Diagnostic
 from archspec.expressions import Expression
 from archspec.layers import Layer
 from archspec.maps import InvertibleMap
 from archspec.shapes import Shape, Sizes
-from archspec.spec import Backward, Drawn, Learned
+from archspec.spec import Drawn, Learned
+from compiler.schedules import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class LayerPlan:
     sizes: Sizes
     packages: tuple[str, ...] = ()
     """Where a module of the user's own may come from."""
+    branches: tuple[tuple[LayerPlan, ...], ...] = ()
+    """Of a layer that has lists of layers of its own, those."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,12 @@ class StagePlan:
 
     name: str
     depth: int
-    backward: Backward
+    backward: Literal["reversible", "checkpoint", "store"]
+    checkpoints: Checkpoints
+    """Where a checkpointed stage keeps its streams."""
+    invertible_from: float
+    """The progress of training from which on a reversible stage is reversed; before, it is
+    checkpointed. 0 where the strategy is another."""
     store_every: int
     """How many layers a reversible stage reconstructs from streams that were kept."""
     transition: tuple[LayerPlan, ...]
@@ -164,6 +173,12 @@ class StagePlan:
     def invertible(self) -> bool:
         """Whether an inverse is derived."""
         return not self.obstacles
+
+    @property
+    def ends_of_training(self) -> tuple[float, ...]:
+        """The first and the last progress at which the stage may be reversed; any one where its
+        program does not read it."""
+        return (self.invertible_from, 1.0) if self.reads_progress else (0.0,)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from keyword import iskeyword
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.expressions import RESERVED, Assign, Call, Expression, Let, Name, Permute, names
-from archspec.layers import Layer
+from archspec.layers import Layer, Residual
 from archspec.loading import Loaded
 from archspec.shapes import Features, Shape, ShapeError, Sizes
 from archspec.spec import Drawn, ExactArithmetic, Learned, Spec, Stage
@@ -113,12 +113,20 @@ def _plain_layers(
 
 
 def _bad_layer(layers: Sequence[Layer], bad: BadLayer, path: Path, mistakes: Mistakes) -> None:
-    kind = getattr(layers[bad.index], "kind", "layer")
+    place = (*path, bad.index, *bad.inside)
     if isinstance(bad.error, ModuleNotAllowedError):
-        mistakes.value("E404", bad.error.message, (*path, bad.index), bad.error.help)
+        mistakes.value("E404", bad.error.message, place, bad.error.help)
         return
+    kind = getattr(_layer_at(layers[bad.index], bad.inside), "kind", "layer")
     message = f"`{kind}` does not fit here: {bad.error.message}"
-    mistakes.value("E401", message, (*path, bad.index), bad.error.help)
+    mistakes.value("E401", message, place, bad.error.help)
+
+
+def _layer_at(layer: Layer, inside: Path) -> Layer:
+    """The layer at a path of `residual`, a list's name and an index, again and again."""
+    for name, index in zip(inside[1::3], inside[2::3], strict=True):
+        layer = getattr(layer, str(name))[index]
+    return layer
 
 
 @dataclass(frozen=True)
@@ -406,9 +414,19 @@ class _StageResolver:
         if self.stage.share:
             yield {"depth": self.stage.depth}
             return
-        written = [str(value) for layer in layers for field, value in layer if field != "kind"]
-        for index in range(self.stage.depth if any("layer" in w for w in written) else 1):
+        reads_layer = any("layer" in written for written in _settings(layers))
+        for index in range(self.stage.depth if reads_layer else 1):
             yield {"layer": index, "depth": self.stage.depth}
+
+
+def _settings(layers: Sequence[Layer]) -> Iterator[str]:
+    """The settings of layers, as texts, with those of lists inside them."""
+    for layer in layers:
+        for field, value in layer:
+            if isinstance(layer, Residual):
+                yield from _settings(value if field != "kind" else ())
+            elif field != "kind":
+                yield str(value)
 
 
 class _Noted(Exception):

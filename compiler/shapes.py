@@ -16,7 +16,7 @@ from archspec.expressions import (
     children,
     show,
 )
-from archspec.layers import Joining, Layer, UserModule, concatenated
+from archspec.layers import Joining, Layer, Residual, UserModule, concatenated
 from archspec.shapes import Shape, ShapeError, Sizes, with_channels
 from compiler.plan import LayerPlan
 from compiler.user_modules import UserModuleError, check_module, is_allowed
@@ -56,6 +56,8 @@ class BadLayer:
 
     index: int
     error: ShapeError
+    inside: tuple[str | int, ...] = ()
+    """Where it is among the lists of the layer at `index`, if that has lists of its own."""
 
 
 def infer_layers(
@@ -75,19 +77,43 @@ def infer_layers(
             if count > len(waiting):
                 raise _no_argument(layer)
             taken = (value, *waiting[:count])
-            after = layer.join(taken, known)
-            if isinstance(layer, UserModule):
-                _check_user_module(layer, packages, taken, after)
+            if isinstance(layer, Residual):
+                plan = _residual(layer, value, sizes, packages)
+                if isinstance(plan, BadLayer):
+                    return BadLayer(index, plan.error, plan.inside)
+            else:
+                after = layer.join(taken, known)
+                if isinstance(layer, UserModule):
+                    _check_user_module(layer, packages, taken, after)
+                plan = LayerPlan(layer, taken, after, known, packages)
         except ShapeError as error:
             return BadLayer(index, error)
-        plans.append(LayerPlan(layer, taken, after, known, packages))
-        value, waiting = after, waiting[count:]
+        plans.append(plan)
+        value, waiting = plan.after, waiting[count:]
     if waiting:
         several = "arguments" if len(waiting) > 1 else "argument"
         message = f"no layer takes the last {len(waiting)} {several} of {len(arguments)}"
         help = "`concat` and `add` take all; `modulate` and `attention: {masked: true}` the next"
         return BadLayer(len(layers) - 1, ShapeError(message, help))
     return tuple(plans), value
+
+
+def _residual(
+    layer: Residual, value: Shape, sizes: Callable[[Shape], Sizes], packages: tuple[str, ...]
+) -> LayerPlan | BadLayer:
+    """The plan of two lists side by side. Raises `ShapeError` where they end in two shapes."""
+    branches: list[tuple[LayerPlan, ...]] = []
+    ends: list[Shape] = []
+    for name, layers in (("body", layer.body), ("shortcut", layer.shortcut)):
+        found = infer_layers(layers, (value,), sizes, packages)
+        if isinstance(found, BadLayer):
+            return BadLayer(0, found.error, ("residual", name, found.index, *found.inside))
+        branches.append(found[0])
+        ends.append(found[1])
+    if ends[0] != ends[1]:
+        message = f"the body ends in {ends[0]}, and the shortcut in {ends[1]}"
+        raise ShapeError(message, "" if layer.shortcut else "give `shortcut` layers of its own")
+    return LayerPlan(layer, (value,), ends[0], sizes(value), packages, tuple(branches))
 
 
 def _no_argument(layer: Layer) -> ShapeError:
@@ -133,6 +159,8 @@ def infer_expression(
             return _agree(part, infer(part.left), infer(part.right))
         if isinstance(part, Call) and part.function == "chunk":
             return _chunk(part, infer(part.arguments[0]))
+        if isinstance(part, Call) and part.function == "zeros":
+            return _zeros(part, scope)
         shapes = [infer(child) for child in children(part)]
         return _apply(part, shapes, call) if isinstance(part, Call) else shapes[0]
 
@@ -209,3 +237,23 @@ def _chunk(part: Call, shape: ShapeOrScalar) -> Shape:
         message = f"{shape.channels} channels do not divide into {count} chunks"
         raise ExpressionShapeError(message, part.at)
     return with_channels(shape, shape.channels // count)
+
+
+def zeros_channels(part: Call) -> int:
+    """n of `zeros(n)`. Raises `ExpressionShapeError`."""
+    number = part.arguments[0]
+    if len(part.arguments) != 1 or not isinstance(number, Number):
+        message = "zeros of another width are written `zeros(n)`: n channels of them"
+        raise ExpressionShapeError(message, part.at)
+    if number.value.denominator != 1 or not 1 <= number.value <= 2**20:
+        message = f"expected a whole number of channels from 1 to {2**20}"
+        raise ExpressionShapeError(message, number.at)
+    return int(number.value)
+
+
+def _zeros(part: Call, scope: Mapping[str, ShapeOrScalar]) -> Shape:
+    like = scope.get("zeros")
+    if like is None or isinstance(like, Coefficient):
+        message = "`zeros(n)` belongs where streams start, under `streams`"
+        raise ExpressionShapeError(message, part.at)
+    return with_channels(like, zeros_channels(part))

@@ -11,13 +11,31 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypeAliasType
 
-from archspec.layers.attention import Attention
+from archspec.layers.attention import Attention, Pooled, PooledAttention, PoolingTransition
 from archspec.layers.base import Joining, Layer
-from archspec.layers.convolution import Conv, TransposePair
+from archspec.layers.convolution import (
+    Antisymmetric,
+    AveragePool,
+    Conv,
+    MaxPool,
+    PadChannels,
+    SqueezeLayer,
+    TransposePair,
+    UnsqueezeLayer,
+)
 from archspec.layers.joining import Add, Concat, Modulate, concatenated
 from archspec.layers.norms import BatchNorm, GroupNorm, LayerNorm
-from archspec.layers.pointwise import Dropout, DropPath, Linear, Mlp, Pointwise, Scale
-from archspec.layers.tokens import ClassToken, Flatten, PatchEmbed, Pool, Position
+from archspec.layers.pointwise import Dropout, DropPath, Linear, Mlp, Pointwise, Scale, SoftThreshold
+from archspec.layers.residual import Residual
+from archspec.layers.tokens import (
+    ClassToken,
+    Flatten,
+    PatchEmbed,
+    PatchMerge,
+    Pool,
+    Position,
+    ToTokens,
+)
 from archspec.layers.user_module import MODULE_NAME, UserModule
 from archspec.maps import AS_MAP
 from archspec.onekey import OneKey
@@ -27,11 +45,20 @@ AnyLayer = (
     | BatchNorm
     | GroupNorm
     | Attention
+    | PooledAttention
+    | PoolingTransition
     | Mlp
     | Linear
     | Conv
+    | MaxPool
+    | AveragePool
+    | PadChannels
     | TransposePair
+    | Antisymmetric
+    | SqueezeLayer
+    | UnsqueezeLayer
     | Pointwise
+    | SoftThreshold
     | Dropout
     | DropPath
     | Scale
@@ -39,7 +66,10 @@ AnyLayer = (
     | Add
     | Modulate
     | UserModule
+    | Residual
     | PatchEmbed
+    | ToTokens
+    | PatchMerge
     | ClassToken
     | Position
     | Pool
@@ -53,11 +83,15 @@ LayerEntry = TypeAliasType(  # a name of its own, so that the JSON schema descri
     ],
 )
 
+Residual.model_rebuild(_types_namespace={"LayerEntry": LayerEntry})
+
 __all__ = [
     "MODULE_NAME",
     "Add",
+    "Antisymmetric",
     "AnyLayer",
     "Attention",
+    "AveragePool",
     "BatchNorm",
     "ClassToken",
     "Concat",
@@ -71,14 +105,25 @@ __all__ = [
     "LayerEntry",
     "LayerNorm",
     "Linear",
+    "MaxPool",
     "Mlp",
     "Modulate",
+    "PadChannels",
     "PatchEmbed",
+    "PatchMerge",
     "Pointwise",
     "Pool",
+    "Pooled",
+    "PooledAttention",
+    "PoolingTransition",
     "Position",
+    "Residual",
     "Scale",
+    "SoftThreshold",
+    "SqueezeLayer",
+    "ToTokens",
     "TransposePair",
+    "UnsqueezeLayer",
     "UserModule",
     "concatenated",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from archspec.layers.base import Layer, Rate, need
+from archspec.layers.base import Extents, Layer, Rate, need, on_axes, padded, windows
+from archspec.layers.tokens import need_grid
 from archspec.shapes import Features, Shape, ShapeError, Sizes, Tokens
 
 
@@ -42,3 +44,52 @@ class Attention(Layer):
                 wanted = f"{Tokens(shape.count, shape.count)} or {Features(shape.count)}"
                 raise ShapeError(f"the mask is {mask}, and {shape} need {wanted}")
         return shape
+
+
+class Pooled(Layer):
+    """Attention whose keys and values, and queries where they have a stride, are pooled over the
+    tokens' grid: by a convolution of one head's channels that all heads share, and a norm."""
+
+    shorthand: ClassVar[str] = "heads"
+    heads: int = Field(ge=1)
+    kernel: Extents = 3
+    """Of the pooling convolutions."""
+    query_stride: Extents = 1
+    key_stride: Extents = 1
+    """Of keys and values."""
+
+    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
+        grid = need_grid(shape)
+        if shape.channels % self.heads:
+            raise ShapeError(f"{self.heads} heads do not divide {shape.channels} channels")
+        self.pooled(grid, self.key_stride)
+        queries = self.pooled(grid, self.query_stride)
+        return Tokens(math.prod(queries), shape.channels, queries)
+
+    def pooled(self, grid: tuple[int, ...], stride: Extents) -> tuple[int, ...]:
+        """The grid after a pool. Raises `ShapeError`."""
+        kernel = on_axes(self.kernel, len(grid))
+        if any(side % 2 == 0 for side in kernel):
+            raise ShapeError("the kernel of a pool has odd sides")
+        return windows(grid, kernel, on_axes(stride, len(grid)), padded(None, kernel))
+
+
+class PooledAttention(Pooled):
+    """Multi-head attention with pooled keys and values, and queries where they have a stride (Fan
+    et al. 2021, MViT)."""
+
+    kind: Literal["pooled_attention"] = "pooled_attention"
+
+
+class PoolingTransition(Pooled):
+    """x → pool(x) + attention(norm(x)), where one pool serves x and the queries: how MViT comes to
+    a coarser grid (Fan et al. 2021; Mangalam et al. 2022)."""
+
+    kind: Literal["pooling_transition"] = "pooling_transition"
+    query_stride: Extents = 2
+
+    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
+        after = super().infer(shape, sizes)
+        if after == shape:
+            raise ShapeError("the queries have no stride", "use pooled_attention")
+        return after

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from archspec.layers.base import Layer, need
-from archspec.shapes import Features, Image, Shape, ShapeError, Sizes
+from archspec.shapes import Features, Image, Shape, ShapeError, Sizes, Video
 
 
 class LayerNorm(Layer):
@@ -17,7 +17,7 @@ class LayerNorm(Layer):
     eps: float = Field(1e-6, gt=0)
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
-        if isinstance(shape, Image):
+        if isinstance(shape, (Image, Video)):
             raise ShapeError(
                 f"expected tokens or features, found {shape}", "use group_norm on images"
             )
@@ -32,7 +32,7 @@ class BatchNorm(Layer):
     momentum: float = Field(0.1, gt=0, le=1)
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
-        need(shape, Image, Features)
+        need(shape, Image, Video, Features)
         return shape
 
 
@@ -45,7 +45,7 @@ class GroupNorm(Layer):
     eps: float = Field(1e-5, gt=0)
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
-        need(shape, Image)
+        need(shape, Image, Video)
         if shape.channels % self.groups:
             raise ShapeError(f"{self.groups} groups do not divide {shape.channels} channels")
         return shape

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from archspec.expressions import LARGEST
 from archspec.layers.base import Activation, Layer, Rate, Size, need
-from archspec.shapes import Features, Image, Shape, ShapeError, Sizes, Tokens, with_channels
+from archspec.shapes import Features, Image, Shape, ShapeError, Sizes, Tokens, Video, with_channels
 
 
 class Mlp(Layer):
@@ -45,7 +45,7 @@ class Linear(Layer):
     bias: bool = True
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
-        if isinstance(shape, Image):
+        if isinstance(shape, (Image, Video)):
             raise ShapeError(f"expected tokens or features, found {shape}", "use conv: {kernel: 1}")
         return with_channels(shape, sizes.size(self.out))
 
@@ -54,6 +54,15 @@ class Pointwise(Layer):
     """An activation."""
 
     kind: Activation
+
+
+class SoftThreshold(Layer):
+    """x → sign(x)·max(|x| - t, 0), with a learned threshold t for each channel: what the gradient
+    step of ISTA is followed by (Daubechies et al. 2004; learned: Gregor and LeCun 2010)."""
+
+    kind: Literal["soft_threshold"] = "soft_threshold"
+    shorthand: ClassVar[str] = "init"
+    init: float = Field(0.1, ge=0, le=LARGEST)
 
 
 class Dropout(Layer):

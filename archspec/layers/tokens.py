@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from archspec.layers.base import Layer, need
-from archspec.shapes import Features, Image, Shape, ShapeError, Sizes, Tokens
+from archspec.layers.base import Layer, Size, need
+from archspec.shapes import Features, Image, Shape, ShapeError, Sizes, Tokens, Video, elements
 
 
 class PatchEmbed(Layer):
@@ -22,7 +23,46 @@ class PatchEmbed(Layer):
         assert isinstance(shape, Image)
         if shape.height % self.patch or shape.width % self.patch:
             raise ShapeError(f"patches of {self.patch} do not tile {shape}")
-        return Tokens((shape.height // self.patch) * (shape.width // self.patch), self.width)
+        grid = (shape.height // self.patch, shape.width // self.patch)
+        return Tokens(math.prod(grid), self.width, grid)
+
+
+class ToTokens(Layer):
+    """Each pixel of an image or a video as one token."""
+
+    kind: Literal["tokens"] = "tokens"
+
+    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
+        need(shape, Image, Video)
+        assert isinstance(shape, (Image, Video))
+        return Tokens(math.prod(shape.grid), shape.channels, shape.grid)
+
+
+class PatchMerge(Layer):
+    """Each square of four tokens to one: joined along their channels, normalised, and mapped to
+    `out` channels (Liu et al. 2021, Swin)."""
+
+    kind: Literal["patch_merge"] = "patch_merge"
+    shorthand: ClassVar[str] = "out"
+    out: Size = "2*channels"
+
+    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
+        grid = need_grid(shape)
+        if len(grid) != 2 or grid[0] % 2 or grid[1] % 2:
+            sides = "×".join(map(str, grid))
+            raise ShapeError(f"expected tokens on a grid of even sides, found {sides}")
+        merged = (grid[0] // 2, grid[1] // 2)
+        return Tokens(math.prod(merged), sizes.size(self.out), merged)
+
+
+def need_grid(shape: Shape) -> tuple[int, ...]:
+    """The grid that tokens lie on. Raises `ShapeError` where there is none."""
+    need(shape, Tokens)
+    assert isinstance(shape, Tokens)
+    if not shape.grid:
+        help = "`patch_embed` and `tokens` lay them on one, and `class_token` takes it away"
+        raise ShapeError(f"expected tokens on a grid, found a sequence of {shape}", help)
+    return shape.grid
 
 
 class ClassToken(Layer):
@@ -56,8 +96,8 @@ class Pool(Layer):
     by: Literal["mean", "max", "first"]
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
-        need(shape, Image, Tokens)
-        if self.by == "first" and isinstance(shape, Image):
+        need(shape, Image, Video, Tokens)
+        if self.by == "first" and not isinstance(shape, Tokens):
             raise ShapeError(f"expected tokens, found {shape}")
         return Features(shape.channels)
 
@@ -68,7 +108,4 @@ class Flatten(Layer):
     kind: Literal["flatten"] = "flatten"
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
-        total = 1
-        for size in shape.sizes:
-            total *= size
-        return Features(total)
+        return Features(elements(shape))

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from archspec.layers.base import Layer
-from archspec.shapes import Shape, ShapeError, Sizes
+from archspec.shapes import Shape, ShapeError, Sizes, resized
 
 MODULE_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,79}(\.[A-Za-z_][A-Za-z0-9_]{0,79}){1,15}$"
 
@@ -22,7 +22,7 @@ class UserModule(Layer):
     """The class, a `torch.nn.Module`, with the modules that it is in."""
     arguments: dict[str, bool | int | float | str] = Field({}, max_length=64)
     """What the class is called with."""
-    out: tuple[int, ...] | None = Field(None, strict=False, min_length=1, max_length=3)
+    out: tuple[int, ...] | None = Field(None, strict=False, min_length=1, max_length=4)
     """The sizes of one sample's result; as large as the input by default."""
 
     def takes(self, waiting: int) -> int:
@@ -33,4 +33,4 @@ class UserModule(Layer):
             return shapes[0]
         if len(self.out) != len(shapes[0].sizes) or min(self.out) < 1 or max(self.out) > 2**20:
             raise ShapeError(f"`out` is as many sizes as {shapes[0]} has, each from 1 to {2**20}")
-        return type(shapes[0])(*self.out)
+        return resized(shapes[0], self.out)

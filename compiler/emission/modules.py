@@ -10,7 +10,7 @@ from torch import nn
 
 from compiler.emission.numbers import marked
 from compiler.emission.writing import literal
-from compiler.functions import attention, convolution, maps, pointwise, tokens
+from compiler.functions import attention, convolution, maps, pointwise, pooled_attention, tokens
 from compiler.functions.build import Function
 
 
@@ -41,10 +41,36 @@ def _listed(module: nn.Sequential) -> str:
 
 
 def _conv(m: Any) -> str:
-    written = {"stride": (m.stride[0], 1), "padding": (m.padding[0], 0), "groups": (m.groups, 1)}
+    written = {
+        "stride": (_axes(m.stride), 1),
+        "padding": (_axes(m.padding), 0),
+        "groups": (m.groups, 1),
+    }
     text = "".join(f", {key}={now}" for key, (now, default) in written.items() if now != default)
     bias = "" if m.bias is not None else ", bias=False"
-    return f"Conv({m.in_channels}, {m.out_channels}, {m.kernel_size[0]}{text}{bias})"
+    kernel = _axes(m.kernel_size)
+    return f"{type(m).__name__}({m.in_channels}, {m.out_channels}, {kernel}{text}{bias})"
+
+
+def _axes(numbers: tuple[int, ...]) -> int | tuple[int, ...]:
+    """One number where all axes have the same."""
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def _pooling(m: Any) -> str:
+    sides = (_axes(m.kernel_size), _axes(m.stride), _axes(m.padding))
+    return f"nn.{type(m).__name__}({', '.join(map(str, sides))})"
+
+
+def _pooled_attention(m: pooled_attention.PooledAttention) -> str:
+    key = m.pool_key
+    query: Any = m.pool_query
+    is_pooled = isinstance(query, pooled_attention.HeadPool)
+    stride = query.conv.stride if is_pooled else (1,) * len(key.grid)
+    return (
+        f"PooledAttention({m.project.in_features}, heads={m.heads}, grid={key.grid}, "
+        f"kernel={key.conv.kernel_size}, query_stride={stride}, key_stride={key.conv.stride})"
+    )
 
 
 def _plain(m: nn.Module) -> str:
@@ -55,6 +81,11 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
     nn.LayerNorm: lambda m: f"nn.LayerNorm({m.normalized_shape[0]}, eps={m.eps})",
     nn.BatchNorm1d: lambda m: f"nn.BatchNorm1d({m.num_features}, {m.eps}, {m.momentum})",
     nn.BatchNorm2d: lambda m: f"nn.BatchNorm2d({m.num_features}, {m.eps}, {m.momentum})",
+    nn.BatchNorm3d: lambda m: f"nn.BatchNorm3d({m.num_features}, {m.eps}, {m.momentum})",
+    nn.MaxPool2d: _pooling,
+    nn.MaxPool3d: _pooling,
+    nn.AvgPool2d: _pooling,
+    nn.AvgPool3d: _pooling,
     nn.GroupNorm: lambda m: f"nn.GroupNorm({m.num_groups}, {m.num_channels}, eps={m.eps})",
     nn.Linear: lambda m: (
         f"linear({m.in_features}, {m.out_features}{'' if m.bias is not None else ', bias=False'})"
@@ -69,7 +100,20 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
     attention.Attention: lambda m: (
         f"Attention({m.project.in_features}, heads={m.heads}, dropout={marked(m.dropout)})"
     ),
+    pooled_attention.PooledAttention: _pooled_attention,
+    pooled_attention.PoolingTransition: lambda m: (
+        f"PoolingTransition({m.norm.normalized_shape[0]}, {made(m.attention)})"
+    ),
     convolution.Conv: _conv,
+    convolution.VideoConv: _conv,
+    convolution.PadChannels: lambda m: f"PadChannels({m.added}, {-1 - m.trailing})",
+    convolution.AntisymmetricConv: lambda m: (
+        f"AntisymmetricConv({m.kernel.shape[0]}, kernel={m.kernel.shape[2]}, "
+        f"activation={made(m.activation)})"
+    ),
+    convolution.AntisymmetricLinear: lambda m: (
+        f"AntisymmetricLinear({m.kernel.shape[0]}, activation={made(m.activation)})"
+    ),
     convolution.TransposeConv: lambda m: (
         f"TransposeConv({m.kernel.shape[1]}, hidden={m.kernel.shape[0]}, "
         f"kernel={m.kernel.shape[2]}, activation={made(m.activation)})"
@@ -80,6 +124,10 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
     ),
     pointwise.DropPath: lambda m: f"DropPath({marked(m.rate)})",
     pointwise.Scale: lambda m: f"Scale({len(m.factor)}, {m.init}, {-1 - m.trailing})",
+    pointwise.SoftThreshold: lambda m: (
+        f"SoftThreshold({len(m.threshold)}, {m.init}, {-1 - m.trailing})"
+    ),
+    pointwise.Residual: lambda m: f"Residual({made(m.body)}, {made(m.shortcut)})",
     pointwise.ConcatArguments: lambda m: f"ConcatArguments({m.channel_dimension})",
     pointwise.AddArguments: lambda m: "AddArguments()",
     pointwise.Modulate: lambda m: (
@@ -93,9 +141,14 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
         f"PatchEmbed({m.project.in_channels}, width={m.project.out_channels}, "
         f"patch={m.project.kernel_size[0]})"
     ),
+    tokens.ToTokens: lambda m: "ToTokens()",
+    tokens.PatchMerge: lambda m: (
+        f"PatchMerge({m.norm.normalized_shape[0] // 4}, out={m.project.out_features}, "
+        f"grid={m.grid})"
+    ),
     tokens.ClassToken: lambda m: f"ClassToken({m.token.shape[-1]})",
     tokens.Position: lambda m: f"Position({', '.join(map(str, m.embedding.shape[1:]))})",
-    tokens.Pool: lambda m: f"Pool({literal(m.by)}, {-1 if m.over == (1,) else -3})",
+    tokens.Pool: lambda m: f"Pool({literal(m.by)}, {-1 if m.over == (1,) else -1 - len(m.over)})",
     maps.ActNorm: lambda m: f"ActNorm({m.shape[0]}, {-len(m.shape)})",
     maps.InvertibleLinear: lambda m: f"InvertibleLinear({len(m.sign)}, {m.dimension})",
     maps.Squeeze: lambda m: "Squeeze()",

@@ -9,9 +9,17 @@ import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 
-from compiler.functions import attention, build, convolution, maps, pointwise, tokens
+from compiler.functions import (
+    attention,
+    build,
+    convolution,
+    maps,
+    pointwise,
+    pooled_attention,
+    tokens,
+)
 
-FUNCTIONS = (tokens, attention, convolution, pointwise, build)
+FUNCTIONS = (tokens, attention, pooled_attention, convolution, pointwise, build)
 """What functions are made of, and what makes them."""
 MAPS = (maps,)
 OWN = ("archspec", "compiler")

@@ -9,22 +9,47 @@ from typing import Any
 from torch import nn
 
 from archspec import layers as spec
+from archspec.layers.base import on_axes, padded
+from archspec.layers.convolution import Pooling
+from archspec.layers.tokens import need_grid
 from archspec.maps import ActNorm, InvertibleLinear, Squeeze
-from archspec.shapes import Image, Sizes, channel_dimension
+from archspec.shapes import Image, Sizes, Video, channel_dimension
 from compiler.functions import maps
 from compiler.functions.attention import Attention
-from compiler.functions.convolution import Conv, TransposeConv, TransposeLinear
+from compiler.functions.convolution import (
+    AntisymmetricConv,
+    AntisymmetricLinear,
+    Conv,
+    PadChannels,
+    TransposeConv,
+    TransposeLinear,
+    VideoConv,
+)
 from compiler.functions.pointwise import (
     ACTIVATIONS,
     AddArguments,
     ConcatArguments,
     DropPath,
     Modulate,
+    Residual,
     Scale,
+    SoftThreshold,
 )
-from compiler.functions.tokens import ClassToken, Mlp, PatchEmbed, Pool, Position, linear
+from compiler.functions.pooled_attention import PooledAttention, PoolingTransition
+from compiler.functions.tokens import (
+    ClassToken,
+    Mlp,
+    PatchEmbed,
+    PatchMerge,
+    Pool,
+    Position,
+    ToTokens,
+    linear,
+)
 from compiler.plan import FunctionPlan, LayerPlan, MapPlan
 from compiler.user_modules import make
+
+Builder = Callable[[Any, LayerPlan, Sizes], nn.Module]
 
 
 class Function(nn.Sequential):
@@ -76,7 +101,8 @@ def _named(plans: Sequence[LayerPlan], extra: Sizes) -> OrderedDict[str, nn.Modu
 
 
 def _batch_norm(layer: spec.BatchNorm, plan: LayerPlan, sizes: Sizes) -> nn.Module:
-    kind = nn.BatchNorm2d if isinstance(plan.before[0], Image) else nn.BatchNorm1d
+    kinds = {Image: nn.BatchNorm2d, Video: nn.BatchNorm3d}
+    kind = kinds.get(type(plan.before[0]), nn.BatchNorm1d)
     return kind(plan.before[0].channels, layer.eps, layer.momentum)
 
 
@@ -87,15 +113,58 @@ def _mlp(layer: spec.Mlp, plan: LayerPlan, sizes: Sizes) -> nn.Module:
 
 
 def _conv(layer: spec.Conv, plan: LayerPlan, sizes: Sizes) -> nn.Module:
-    return Conv(
+    axes = len(plan.before[0].sizes) - 1
+    kernel = on_axes(layer.kernel, axes)
+    convolution: Callable[..., nn.Module] = Conv if axes == 2 else VideoConv
+    return convolution(
         plan.before[0].channels,
         plan.after.channels,
-        layer.kernel,
-        stride=layer.stride,
-        padding=layer.pad,
+        kernel,
+        stride=on_axes(layer.stride, axes),
+        padding=padded(layer.padding, kernel),
         groups=sizes.size(layer.groups),
         bias=layer.bias,
     )
+
+
+def _pooling(kinds: tuple[Callable[..., nn.Module], Callable[..., nn.Module]]) -> Builder:
+    """The builder of a pooling layer, on images or on videos."""
+
+    def build(layer: Pooling, plan: LayerPlan, sizes: Sizes) -> nn.Module:
+        axes = len(plan.before[0].sizes) - 1
+        kernel = on_axes(layer.kernel, axes)
+        stride = on_axes(layer.stride or layer.kernel, axes)
+        return kinds[axes - 2](kernel, stride, padded(layer.padding, kernel))
+
+    return build
+
+
+def _pad_channels(layer: spec.PadChannels, plan: LayerPlan, sizes: Sizes) -> nn.Module:
+    before = plan.before[0]
+    return PadChannels(plan.after.channels - before.channels, channel_dimension(before))
+
+
+def _pooled_attention(layer: spec.Pooled, plan: LayerPlan, sizes: Sizes) -> PooledAttention:
+    grid = need_grid(plan.before[0])
+    strides = (on_axes(layer.query_stride, len(grid)), on_axes(layer.key_stride, len(grid)))
+    kernel = on_axes(layer.kernel, len(grid))
+    return PooledAttention(plan.before[0].channels, layer.heads, grid, kernel, *strides)
+
+
+def _pooling_transition(layer: spec.PoolingTransition, plan: LayerPlan, sizes: Sizes) -> nn.Module:
+    return PoolingTransition(plan.before[0].channels, _pooled_attention(layer, plan, sizes))
+
+
+def _residual(layer: spec.Residual, plan: LayerPlan, sizes: Sizes) -> nn.Module:
+    body, shortcut = (nn.Sequential(_named(branch, sizes)) for branch in plan.branches)
+    return Residual(body, shortcut)
+
+
+def _antisymmetric(layer: spec.Antisymmetric, plan: LayerPlan, sizes: Sizes) -> nn.Module:
+    channels, activation = plan.before[0].channels, ACTIVATIONS[layer.activation]()
+    if isinstance(plan.before[0], Image):
+        return AntisymmetricConv(channels, layer.width, activation)
+    return AntisymmetricLinear(channels, activation)
 
 
 def _transpose_pair(layer: spec.TransposePair, plan: LayerPlan, sizes: Sizes) -> nn.Module:
@@ -114,8 +183,6 @@ def _position(layer: spec.Position, plan: LayerPlan, sizes: Sizes) -> nn.Module:
     return Position(*plan.before[0].sizes)
 
 
-Builder = Callable[[Any, LayerPlan, Sizes], nn.Module]
-
 BUILDERS: Mapping[type[spec.Layer], Builder] = {
     spec.LayerNorm: lambda layer, plan, _: nn.LayerNorm(plan.before[0].channels, layer.eps),
     spec.BatchNorm: _batch_norm,
@@ -130,11 +197,27 @@ BUILDERS: Mapping[type[spec.Layer], Builder] = {
         plan.before[0].channels, plan.after.channels, layer.bias
     ),
     spec.Conv: _conv,
+    spec.MaxPool: _pooling((nn.MaxPool2d, nn.MaxPool3d)),
+    spec.AveragePool: _pooling((nn.AvgPool2d, nn.AvgPool3d)),
+    spec.PadChannels: _pad_channels,
     spec.TransposePair: _transpose_pair,
+    spec.Antisymmetric: _antisymmetric,
+    spec.SqueezeLayer: lambda layer, plan, _: maps.Squeeze(),
+    spec.UnsqueezeLayer: lambda layer, plan, _: maps.Unsqueeze(),
+    spec.Residual: _residual,
+    spec.PooledAttention: _pooled_attention,
+    spec.PoolingTransition: _pooling_transition,
+    spec.ToTokens: lambda layer, plan, _: ToTokens(),
+    spec.PatchMerge: lambda layer, plan, _: PatchMerge(
+        plan.before[0].channels, plan.after.channels, need_grid(plan.before[0])
+    ),
     spec.Pointwise: lambda layer, plan, _: ACTIVATIONS[layer.kind](),
     spec.Dropout: lambda layer, plan, sizes: nn.Dropout(sizes.rate(layer.rate)),
     spec.DropPath: lambda layer, plan, sizes: DropPath(sizes.rate(layer.rate)),
     spec.Scale: lambda layer, plan, _: Scale(
+        plan.before[0].channels, layer.init, channel_dimension(plan.before[0])
+    ),
+    spec.SoftThreshold: lambda layer, plan, _: SoftThreshold(
         plan.before[0].channels, layer.init, channel_dimension(plan.before[0])
     ),
     spec.Concat: lambda layer, plan, _: ConcatArguments(channel_dimension(plan.before[0])),

@@ -51,6 +51,22 @@ class Scale(nn.Module):
         return value * self.factor.view(-1, *(1,) * self.trailing)
 
 
+class SoftThreshold(nn.Module):
+    """sign(x)·max(|x| - t, 0), with a learned t ≥ 0 for each channel (Gregor and LeCun 2010)."""
+
+    def __init__(self, channels: int, init: float, channel_dimension: int) -> None:
+        super().__init__()
+        self.init = init
+        self.threshold = nn.Parameter(torch.full((channels,), init))
+        self.trailing = -1 - channel_dimension
+
+    def forward(self, value: Tensor) -> Tensor:
+        """(B, …) → the same shape."""
+        # Training may take the parameter below zero; its size is the threshold.
+        threshold = self.threshold.abs().view(-1, *(1,) * self.trailing)
+        return value.sign() * torch.relu(value.abs() - threshold)
+
+
 class Modulate(nn.Module):
     """Scale and shift of every channel by linear maps of a vector (Perez et al. 2018); at first,
     no change."""
@@ -69,6 +85,19 @@ class Modulate(nn.Module):
         shape = (len(found), *middle, -1, *(1,) * self.trailing)
         scale, shift = (part.reshape(shape) for part in found.chunk(2, dim=1))
         return value * (1 + scale) + shift
+
+
+class Residual(nn.Module):
+    """x → shortcut(x) + body(x)."""
+
+    def __init__(self, body: nn.Sequential, shortcut: nn.Sequential) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, value: Tensor) -> Tensor:
+        """What both lists of layers make of `value`, added."""
+        result: Tensor = self.shortcut(value) + self.body(value)
+        return result
 
 
 class ConcatArguments(nn.Module):

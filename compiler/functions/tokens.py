@@ -47,6 +47,35 @@ class PatchEmbed(nn.Module):
         return result.flatten(2).transpose(1, 2)
 
 
+class ToTokens(nn.Module):
+    """Each pixel of an image (B, C, H, W) or a video (B, C, T, H, W) as a token."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        """(B, C, …) → (B, N, C), row by row."""
+        return value.flatten(2).transpose(1, 2)
+
+
+class PatchMerge(nn.Module):
+    """Squares of four tokens joined along their channels, normalised and mapped to `out` (Liu et
+    al. 2021, Swin)."""
+
+    def __init__(self, channels: int, out: int, grid: tuple[int, ...]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.norm = nn.LayerNorm(4 * channels, eps=1e-6)
+        self.project = linear(4 * channels, out, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) → (B, N/4, out)."""
+        batch, _, channels = tokens.shape
+        rows, columns = self.grid
+        squares = tokens.view(batch, rows // 2, 2, columns // 2, 2, channels)
+        # Within a square the channels of its columns come before those of its rows, as in Swin.
+        joined = squares.permute(0, 1, 3, 4, 2, 5).reshape(batch, -1, 4 * channels)
+        result: Tensor = self.project(self.norm(joined))
+        return result
+
+
 class ClassToken(nn.Module):
     """One learned token put before the others."""
 
@@ -73,12 +102,13 @@ class Position(nn.Module):
 
 
 class Pool(nn.Module):
-    """Tokens (B, N, D) or images (B, C, H, W) → one vector a sample (B, D)."""
+    """Tokens (B, N, D), images or videos (B, C, …) → one vector a sample (B, D)."""
 
     def __init__(self, by: str, channel_dimension: int) -> None:
         super().__init__()
         self.by = by
-        self.over = (1,) if channel_dimension == -1 else (2, 3)
+        grid = tuple(range(2, 1 - channel_dimension))
+        self.over = (1,) if channel_dimension == -1 else grid
 
     def forward(self, value: Tensor) -> Tensor:
         """The mean, the maximum, or the first token."""

@@ -70,7 +70,7 @@ def test_what_a_layer_gives(layer: Any, before: Shape, after: Shape) -> None:
     [
         ({"attention": 3}, TOKENS, "3 heads do not divide 8 channels"),
         ({"attention": 2}, IMAGE, "expected tokens, found image 8×6×4"),
-        ("conv", TOKENS, "expected image, found 5 tokens × 8"),
+        ("conv", TOKENS, "expected image or video, found 5 tokens × 8"),
         ({"conv": {"kernel": 9, "padding": 0}}, IMAGE, "a kernel of 9 is larger than the padded"),
         ({"conv": {"groups": 3}}, IMAGE, "3 groups do not divide 8 → 8 channels"),
         ({"conv": {"out": 6, "groups": 4}}, IMAGE, "4 groups do not divide 8 → 6 channels"),
@@ -91,15 +91,15 @@ def test_what_a_layer_gives(layer: Any, before: Shape, after: Shape) -> None:
         ({"drop_path": "layer"}, TOKENS, "expected a rate from 0 to below 1, found layer"),
         ({"drop_path": "10**16*10**16"}, TOKENS, "has a number too large or too small"),
         ({"group_norm": 3}, IMAGE, "3 groups do not divide 8 channels"),
-        ({"group_norm": 2}, TOKENS, "expected image, found 5 tokens × 8"),
-        ("batch_norm", TOKENS, "expected image or features, found 5 tokens × 8"),
+        ({"group_norm": 2}, TOKENS, "expected image or video, found 5 tokens × 8"),
+        ("batch_norm", TOKENS, "expected image, video or features, found 5 tokens × 8"),
         ({"transpose_pair": {"kernel": 2}}, IMAGE, "a kernel of 2 changes the grid"),
         ({"transpose_pair": {"kernel": 3}}, TOKENS, "`kernel` is for images"),
         ({"patch_embed": {"patch": 4, "width": 8}}, IMAGE, "patches of 4 do not tile image 8×6×4"),
         ({"patch_embed": {"patch": 1, "width": 8}}, TOKENS, "expected image, found 5 tokens × 8"),
         ("class_token", FEATURES, "expected tokens, found 8 features"),
         ("position", IMAGE, "expected tokens, found image 8×6×4"),
-        ({"pool": "mean"}, FEATURES, "expected image or tokens, found 8 features"),
+        ({"pool": "mean"}, FEATURES, "expected image, video or tokens, found 8 features"),
         ({"pool": "first"}, IMAGE, "expected tokens, found image 8×6×4"),
         ("concat", TOKENS, "there is only one argument to join"),
         ("add", TOKENS, "there is only one argument to join"),
@@ -126,7 +126,9 @@ def test_every_list_of_layers_names_its_line() -> None:
         whole(stem, transition=[{"linear": "chan"}])
     with pytest.raises(SpecError, match=r"E401.* `layer` has no value here"):
         whole(stem, transition=[{"drop_path": "layer/4"}])
-    with pytest.raises(SpecError, match=r"E401.* `pool` does not fit here: expected image or tok"):
+    with pytest.raises(
+        SpecError, match=r"E401.* `pool` does not fit here: expected image, video or tok"
+    ):
         whole(stem, head=[{"pool": "mean"}, {"pool": "mean"}])
 
 

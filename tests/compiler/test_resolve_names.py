@@ -38,7 +38,7 @@ def said(*update: Any, **stage: Any) -> str:
         ("x += k; k := F(y)", {}, "E202 unknown name `k`"),
         ("k := F(k); x += k", {}, "E202 unknown name `k`"),
         ("x += f(y)", {}, "E202 unknown function `f` | names here: cos, exp"),
-        ("x += relu(F(y))", {}, "E202 unknown function `relu`"),
+        ("x += gelu(F(y))", {}, "E202 unknown function `gelu`"),
         ("x += y(x)", {}, "E202 unknown function `y`"),
         ("x += F", {"functions": {"F": ["tanh"]}}, "E202 unknown name `F`"),
         ("x += F(y)", {"streams": {"x": "inputs", "y": "input"}}, "did you mean `input`?"),
