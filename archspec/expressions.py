@@ -33,9 +33,12 @@ class _Tree:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The names that it reads."""
+        """The names that it reads; `zeros(n)` has the batch and the grid of `input`."""
         assert isinstance(self, Expression)
-        return frozenset(e.name for e in subexpressions(self) if isinstance(e, Name))
+        own = {self.name} if isinstance(self, Name) else set()
+        if isinstance(self, Call) and self.function == "zeros":
+            own = {"input"}
+        return frozenset(own.union(*(child.names for child in children(self))))
 
 
 @dataclass(frozen=True)

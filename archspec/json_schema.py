@@ -8,8 +8,10 @@ from pydantic import BaseModel
 
 from archspec.spec import Coupling, Spec
 
-INHERITED = {"Spec": ("archspec", "name"), "Stage": ()}
+INHERITED = {"Spec": ("archspec", "name"), "Stage": (), "Train": ()}
 """Of these, only the named keys must be written in the file itself: the rest may be inherited."""
+REMOVABLE = ("stages", "streams", "functions", "maps", "constants")
+"""Maps of names, from which `name: null` takes away what is inherited."""
 
 
 def spec_schema() -> dict[str, Any]:
@@ -27,7 +29,25 @@ def _draft7(model: type[BaseModel], title: str) -> dict[str, Any]:
     for name, definition in (*schema.get("definitions", {}).items(), (model.__name__, schema)):
         if name in INHERITED and "required" in definition:
             definition["required"] = list(INHERITED[name])
+        if name in INHERITED:
+            _let_remove(definition["properties"])
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema, "title": title}
+
+
+def _let_remove(properties: dict[str, Any]) -> None:
+    """Allow null for what a map of names holds."""
+    for part in REMOVABLE:
+        held = properties.get(part, {})
+        for key in ("additionalProperties", "patternProperties"):
+            entries = held.get(key)
+            if key == "patternProperties" and entries:
+                held[key] = {name: _or_null(entry) for name, entry in entries.items()}
+            elif isinstance(entries, dict):
+                held[key] = _or_null(entries)
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _renamed(value: Any) -> Any:

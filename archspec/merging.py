@@ -17,7 +17,8 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     `SpecError`.
 
     A null takes a key away; a map with numbers as keys changes single entries of a list; another
-    choice (of data set, optimizer, way to make a constant, or program of a stage) replaces the old.
+    choice (of data set, optimizer, way to make a constant, backward strategy or schedule, or
+    program of a stage) replaces the old.
     """
     if isinstance(base.value, list) and over.map and all(map(_INDEX.match, over.map)):
         return Node(_merged_entries(base.value, over, path), base.span)
@@ -50,6 +51,8 @@ def _merged_entries(entries: list[Node], over: Node, path: Path) -> list[Node]:
 
 def _is_another_choice(base: Node, over: Node, path: Path) -> bool:
     if path in CHOICES:
+        return set(over.map) != set(base.map)
+    if len(path) in (3, 4) and path[0] == "stages" and path[2] == "backward":
         return set(over.map) != set(base.map)
     is_constant = len(path) == 4 and path[0] == "stages" and path[2] == "constants"
     made = {"learn", "draw"}

@@ -90,6 +90,8 @@ class Kind(Model):
     def _as_one_key(self, handler: SerializerFunctionWrapHandler) -> object:
         fields = dict(handler(self))
         kind = getattr(self, "kind")  # noqa: B009  (subclasses declare it)
+        if list(fields) == [kind]:
+            return fields  # pydantic asks twice for a model that lists of its own kind are in
         fields.pop("kind", None)
         return {kind: fields} if fields else kind
 

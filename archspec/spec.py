@@ -113,6 +113,17 @@ def _constant_form(value: object) -> str:
     return "<expression>" if isinstance(value, str) else "<number>"
 
 
+def _number_or_text(value: object) -> str:
+    return "<expression>" if isinstance(value, str) else "<number>"
+
+
+Factor = Annotated[
+    Annotated[float, Field(ge=0), Tag("<number>")] | Annotated[str, Tag("<expression>")],
+    Discriminator(_number_or_text),
+]
+"""A number from 0 on, or arithmetic on constants."""
+
+
 Constant = Annotated[
     Annotated[float, Tag("<number>")]
     | Annotated[str, Tag("<expression>")]
@@ -145,10 +156,7 @@ class CheckpointBackward(Kind):
     @model_validator(mode="after")
     def _one_schedule(self) -> CheckpointBackward:
         if self.every is not None and self.slots is not None:
-            raise ValueError(
-                "`every` and `slots` are two schedules: give one of them, `every` for streams kept "
-                "at equal distances, `slots` for the binomial schedule"
-            )
+            raise ValueError("`every` and `slots` are two schedules, and a stage has one")
         return self
 
 
@@ -218,6 +226,9 @@ class Stage(Model):
     reconstruction starts anew from them, so that its errors grow no further."""
     arithmetic: ArithmeticEntry = FloatArithmetic()
     """Whether streams are reconstructed to rounding, or exactly."""
+    smoothness: Factor | None = None
+    """Times half the squared change of functions' weights from layer to layer, summed over the
+    stage, it is added to the loss."""
     coupling: FileName | None = None
     """A named coupling, which stands for its streams, constants, update and output."""
 

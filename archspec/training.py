@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from archspec.onekey import Kind, Model, OneKey
+from archspec.shapes import Features, Shape
 
 # Augmentation -------------------------------------------------------------------------------------
 
@@ -55,24 +57,29 @@ AugmentationEntry = Annotated[
 
 
 class DataSet(Kind):
-    """Images with classes. The validation split is cut from the training images by the seed."""
+    """Samples to learn from. The validation split is cut from the training samples by the seed."""
 
     validation: float = Field(0.1, gt=0, lt=1)
-    """The share of the training images that the best checkpoint is chosen on."""
+    """The share of the training samples that the best checkpoint is chosen on."""
+
+
+class LabelledImages(DataSet):
+    """Images with classes."""
+
     augment: tuple[AugmentationEntry, ...] = Field((), strict=False)
     """Applied to training images in turn."""
     workers: int = Field(0, ge=0, le=64)
     """Processes that decode images; 0 decodes in the training process."""
 
 
-class Digits(DataSet):
+class Digits(LabelledImages):
     """scikit-learn's 1,797 handwritten digits, 1×8×8: bundled, no download. Every fifth image of
     each class is the test set."""
 
     kind: Literal["digits"] = "digits"
 
 
-class Cifar10(DataSet):
+class Cifar10(LabelledImages):
     """CIFAR-10 by torchvision."""
 
     kind: Literal["cifar10"] = "cifar10"
@@ -82,7 +89,7 @@ class Cifar10(DataSet):
     download: bool = True
 
 
-class ImageFolder(DataSet):
+class ImageFolder(LabelledImages):
     """A folder of `train/<class>/*` and `test/<class>/*` images (`val` does for `test`)."""
 
     kind: Literal["image_folder"] = "image_folder"
@@ -93,7 +100,24 @@ class ImageFolder(DataSet):
     std: tuple[float, ...] = Field((0.229, 0.224, 0.225), strict=False)
 
 
-AnyData = Digits | Cifar10 | ImageFolder
+class SparseCodes(DataSet):
+    """Measurements y = D z + noise of sparse codes z, made in memory: D is a random matrix with
+    columns of norm 1, each code is normal with probability `density` and else 0. The input has the
+    measurements, the task says how many codes."""
+
+    kind: Literal["sparse_codes"] = "sparse_codes"
+    samples: int = Field(4000, ge=2, le=2**20)
+    """For training and validation."""
+    tests: int = Field(1000, ge=1, le=2**20)
+    density: float = Field(0.1, gt=0, le=1)
+    noise: float = Field(0.01, ge=0, le=1e6)
+    """Standard deviation of each measurement's."""
+    problem: int = Field(0, ge=0, lt=2**32)
+    """The seed of matrix and samples; `train.seed` leaves them as they are."""
+
+
+AnyImages = Digits | Cifar10 | ImageFolder
+AnyData = AnyImages | SparseCodes
 DataEntry = Annotated[
     Annotated[AnyData, Field(discriminator="kind")], OneKey("data set", *AnyData.__args__)
 ]
@@ -102,15 +126,58 @@ DataEntry = Annotated[
 # Task ---------------------------------------------------------------------------------------------
 
 
-class Classify(Kind):
+class Task(Kind):
+    """What a network is for."""
+
+    def output(self, input: Shape) -> Shape:
+        """What a network for it must end in, given what it begins with."""
+        raise NotImplementedError
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Names that sizes of layers may be written with."""
+        return {}
+
+
+class Classify(Task):
     """One of `classes` labels for each sample."""
 
     kind: Literal["classify"] = "classify"
     shorthand: ClassVar[str] = "classes"
     classes: int = Field(ge=2, le=2**20)
 
+    def output(self, input: Shape) -> Shape:
+        return Features(self.classes)
 
-TaskEntry = Annotated[Classify, OneKey("task", Classify)]
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {"classes": self.classes}
+
+
+class SparseCode(Task):
+    """From measurements y = D z + noise to a code z that makes the objective of the Lasso small,
+    ½|y - D z|² + penalty·|z|₁ (Gregor and LeCun 2010). The loss is that objective, and no code is
+    given (as in Ablin et al. 2019; Sander et al. 2021). Functions of the form `[concat, linear,
+    soft_threshold]` start as a step of ISTA."""
+
+    kind: Literal["sparse_code"] = "sparse_code"
+    shorthand: ClassVar[str] = "codes"
+    codes: int = Field(ge=1, le=2**20)
+    """How many numbers a code has."""
+    penalty: float = Field(0.1, gt=0, le=1e6)
+
+    def output(self, input: Shape) -> Shape:
+        return Features(self.codes)
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {"codes": self.codes}
+
+
+AnyTask = Classify | SparseCode
+TaskEntry = Annotated[
+    Annotated[AnyTask, Field(discriminator="kind")], OneKey("task", *AnyTask.__args__)
+]
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -163,8 +230,11 @@ class Train(Model):
     weight_decay: float = Field(0.0, ge=0)
     """Not applied to biases, norms and other one-dimensional parameters."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Of classification."""
     clip: float | None = Field(None, gt=0)
     """The largest norm of the gradient."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of residual functions, under autocast; streams stay in fp32."""
+    start_from: str | None = None
+    """A file of weights to start from, as `archspec convert` or another run wrote it."""
     seed: int = Field(0, ge=0, lt=2**32)

@@ -31,7 +31,7 @@ from archspec.loading import zoo
 from compiler.drift import Drift, drift, factor_apart, given_by
 from compiler.network import Network
 
-NOT_INVERTIBLE = ("residual", "residual_pair", "euler", "rk4")
+NOT_INVERTIBLE = ("residual", "residual_pair", "euler", "rk2", "rk4")
 PAIRS = ("leapfrog", "verlet")
 """Couplings whose functions have the form -K^T s(K x + b)."""
 GAMMAS = (0.5, 0.9, 0.99)

@@ -38,9 +38,10 @@ from archspec.loading import load
 from archspec.training import Train
 from compiler.base_stage import set_progress
 from runners.checkpoint import Parts
-from runners.data import Batch, Data, open_data, read, shuffled
+from runners.data import Data, open_data, read, shuffled
 from runners.devices import open_fabric
 from runners.optim import learning_rate, set_learning_rate
+from runners.tasks import Batch
 from runners.train import build_model, recipe_and_data, set_up, train
 
 SPEC = "momrev_vit_digits"
@@ -251,9 +252,9 @@ def trained(arithmetic: str, seed: int, device: str) -> dict[str, Any]:
     return {
         "arithmetic": arithmetic,
         "seed": seed,
-        "test_accuracy": result.test_accuracy,
+        "test_accuracy": result.test_metric,
         "test_loss": result.test_loss,
-        "validation_accuracy": result.validation_accuracy,
+        "validation_accuracy": result.validation_metric,
         "best_epoch": result.best_epoch,
         "seconds": round(result.seconds, 1),
     }

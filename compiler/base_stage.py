@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compiler.checkpointing import run_binomial, run_checkpointed
 from compiler.engine import (
     OTHER_INFORMATION,
     Layer,
@@ -22,12 +23,12 @@ from compiler.engine import (
     invert,
     is_transformed,
     run,
-    run_checkpointed,
     run_reversible,
     uncompiled,
 )
 from compiler.exact import Grid, check_range, ends_in, on_grid
 from compiler.information import Information
+from compiler.schedules import EVERY_LAYER, Checkpoints
 
 STRATEGIES = ("reversible", "checkpoint", "store")
 HALF = (torch.float16, torch.bfloat16)
@@ -51,6 +52,11 @@ class Facts:
     obstacles: str = ""
     """Why the program has no inverse in training; empty if it has one."""
     invertible_in_evaluation: bool = True
+    invertible_from: float = 0.0
+    """The progress of training from which on the program has its inverse; before, a reversible
+    stage is checkpointed."""
+    checkpoints: Checkpoints = EVERY_LAYER
+    """Where streams are kept in a checkpointed stage, unless `set_backward` says otherwise."""
     store_every: int | None = None
     """How many layers are reconstructed from streams that were kept; all of them if None."""
     fraction_bits: int | None = None
@@ -79,6 +85,7 @@ class BaseStage(nn.Module):
         super().__init__()
         self.facts = facts
         self._backward = backward
+        self._checkpoints = facts.checkpoints
         if facts.reads_progress:
             self.register_buffer("progress", torch.zeros(()))
 
@@ -107,6 +114,36 @@ class BaseStage(nn.Module):
     @backward.setter
     def backward(self, strategy: str) -> None:
         self._backward = check_strategy(strategy, self.facts)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where streams are kept while the stage is checkpointed."""
+        return self._checkpoints
+
+    def set_backward(
+        self, backward: str, *, every: int | None = None, slots: int | None = None
+    ) -> None:
+        """As `backward = ...`, with a schedule for "checkpoint": streams kept before `every` so
+        many layers, or, by the binomial schedule, before at most `slots` at any time. Where none is
+        given it is the spec's. Raises ValueError."""
+        checkpoints = check_checkpoints(backward, every, slots)
+        self.backward = backward
+        self._checkpoints = checkpoints or self.facts.checkpoints
+
+    @property
+    def has_inverse(self) -> bool:
+        """Whether the program has an inverse, this far in training."""
+        facts = self.facts
+        if facts.obstacles or facts.invertible_from == 0:
+            return not facts.obstacles
+        if self.progress.is_meta:  # which knows no numbers: as at the beginning of training
+            return False
+        return bool(self.progress >= self.progress.new_tensor(facts.invertible_from))
+
+    def reach_inverse(self) -> None:
+        """Let training be as far as the program needs for its inverse, if it is not."""
+        if not self.facts.obstacles and not self.has_inverse:
+            self.progress.fill_(self.facts.invertible_from)
 
     def split(self, value: Tensor) -> tuple[Tensor, ...]:
         """The stage's input (B, …) → its streams."""
@@ -143,6 +180,8 @@ class BaseStage(nn.Module):
                 f"stage `{self.facts.name}`: the information is that of another pass, or keeps "
                 "nothing; give each forward pass an empty archspec.Information()"
             )
+        elif information.keeps and not self.facts.obstacles and not self.has_inverse:
+            raise ValueError(self._no_inverse_yet())
         return tuple(self._exactly(strategy, values, given, information).values())
 
     @uncompiled
@@ -180,6 +219,8 @@ class BaseStage(nn.Module):
         facts = self.facts
         if facts.obstacles:
             raise RuntimeError(f"stage `{facts.name}` has no inverse:\n{facts.obstacles}")
+        if not self.has_inverse:
+            raise RuntimeError(self._no_inverse_yet())
         if not self.training and not facts.invertible_in_evaluation:
             raise RuntimeError(
                 f"stage `{facts.name}` has no inverse in evaluation: a factor of one of its "
@@ -213,6 +254,12 @@ class BaseStage(nn.Module):
                 "the inverse of what it computed before: call eval() first"
             )
         return tuple(values.values())
+
+    def _no_inverse_yet(self) -> str:
+        return (
+            f"stage `{self.facts.name}` has no inverse before training's progress is "
+            f"{self.facts.invertible_from:g}, and it is {float(self.progress):g}: set_progress"
+        )
 
     def draw(self, like: Tensor) -> list[Values]:
         """The drawn coefficients of each layer, for a batch as large as that of `like` (B, …)."""
@@ -254,8 +301,8 @@ class BaseStage(nn.Module):
             )
         if not torch.is_grad_enabled() or self.backward == "store" or is_transformed():
             return run
-        if self.backward == "checkpoint":
-            return run_checkpointed
+        if self.backward == "checkpoint" or not self.has_inverse:
+            return checkpointed(self._checkpoints)
         if not self.training and not self.facts.invertible_in_evaluation:
             # The gradient is still wanted, and there is nothing to reconstruct from.
             return run
@@ -272,7 +319,27 @@ class BaseStage(nn.Module):
     def extra_repr(self) -> str:
         """Shown when the module is printed."""
         elements = sum(torch.Size(sizes).numel() for sizes in self.facts.streams.values())
-        return f"backward={self.backward!r}, elements of streams={elements}"
+        schedule = str(self.checkpoints) if self.backward == "checkpoint" else ""
+        schedule = f" ({schedule})" if schedule else ""
+        return f"backward={self.backward!r}{schedule}, elements of streams={elements}"
+
+
+def checkpointed(checkpoints: Checkpoints) -> Callable[..., Values]:
+    """What runs the layers of a checkpointed stage."""
+    if checkpoints.slots is not None:
+        return partial(run_binomial, slots=checkpoints.slots)
+    return partial(run_checkpointed, every=checkpoints.every or 1)
+
+
+def check_checkpoints(backward: str, every: int | None, slots: int | None) -> Checkpoints | None:
+    """The schedule that is asked for, if one is. Raises ValueError for one that cannot be, and
+    where the strategy has none."""
+    checkpoints = Checkpoints(every, slots)
+    if checkpoints == EVERY_LAYER:
+        return None
+    if backward != "checkpoint":
+        raise ValueError(f"`every` and `slots` go with 'checkpoint', found {backward!r}")
+    return checkpoints
 
 
 def check_strategy(backward: str, facts: Facts) -> str:
@@ -384,12 +451,17 @@ class BaseNetwork(nn.Module):
         result: Tensor = self.head(value)
         return result
 
-    def set_backward(self, backward: str) -> Any:
+    def set_backward(
+        self, backward: str, *, every: int | None = None, slots: int | None = None
+    ) -> Any:
         """Let every stage come by its activations in this way: "reversible", "checkpoint" or
-        "store". Weights stay as they are. Raises ValueError where a stage cannot."""
-        strategies = [check_strategy(backward, stage.facts) for stage in self.stages]
-        for stage, strategy in zip(self.stages, strategies, strict=True):
-            stage.backward = strategy
+        "store". `every` and `slots` are a schedule for "checkpoint", as `BaseStage.set_backward`
+        has it. Weights stay as they are. Raises ValueError where a stage cannot."""
+        check_checkpoints(backward, every, slots)
+        for stage in self.stages:
+            check_strategy(backward, stage.facts)
+        for stage in self.stages:
+            stage.set_backward(backward, every=every, slots=slots)
         return self
 
     def set_progress(self, progress: float) -> None:

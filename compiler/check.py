@@ -70,8 +70,10 @@ def check_invertible(
     depth: int,
     path: Path,
     mistakes: Mistakes,
+    since: float = 0.0,
 ) -> None:
-    """Note each rule that a program breaks, with what to write instead."""
+    """Note each rule that a program breaks where `progress` is `since` or more, with what to write
+    instead."""
     versions = _Versions(dict.fromkeys(program.starts, 0))
     values = LayerValues(program.constants, depth)
     for index, (statement, step) in enumerate(zip(program.update, steps, strict=True)):
@@ -90,7 +92,7 @@ def check_invertible(
                 _explain_general(statement, place, mistakes)
             elif not _reads_target_indirectly(step, versions):
                 factor = Factor(step, steps, program.constants)
-                _check_scale(factor, program.constants, values, depth, place, mistakes)
+                _check_scale(factor, program.constants, values, depth, place, mistakes, since)
             versions.streams[step.target] += 1
 
 
@@ -200,10 +202,11 @@ def _check_scale(
     depth: int,
     place: Path,
     mistakes: Mistakes,
+    since: float,
 ) -> None:
     read = factor.read
     combinations = list(drawn_combinations(constants, read))
-    known = [ranges(constants, drawn) for drawn in combinations]
+    known = [ranges(constants, drawn, since) for drawn in combinations]
     for layer in factor.layers(depth):
         found = factor.bounds(values.at(layer), known)
         for drawn, bounds in zip(combinations, found, strict=True):
@@ -211,12 +214,18 @@ def _check_scale(
                 where = f" at layer {layer}" if "layer" in read else ""
                 message = _unsafe(factor.step, bounds) + where + _when(drawn)
                 note = "".join((_REVERSIBLE, *_where_set(read & set(constants), place, mistakes)))
-                mistakes.value("E303", message, place, _SCALE_HELP, note)
+                help = _SCALE_HELP + (_FROM_HELP if "progress" in read else "")
+                mistakes.value("E303", message, place, help, note)
                 return
 
 
 def check_exact(
-    program: Program, steps: Sequence[Step], depth: int, path: Path, mistakes: Mistakes
+    program: Program,
+    steps: Sequence[Step],
+    depth: int,
+    path: Path,
+    mistakes: Mistakes,
+    since: float = 0.0,
 ) -> None:
     """Note each factor of an invertible program that is too small for exact arithmetic."""
     values = LayerValues(program.constants, depth)
@@ -226,7 +235,7 @@ def check_exact(
         factor = Factor(step, steps, program.constants)
         evaluation = evaluation_values(program.constants)
         drawn = [*drawn_combinations(program.constants, factor.read), evaluation]
-        known = [ranges(program.constants, values) for values in drawn]
+        known = [ranges(program.constants, values, since) for values in drawn]
         bounds = (b for n in factor.layers(depth) for b in factor.bounds(values.at(n), known))
         # A factor of 0, which only evaluation may have, is never undone.
         smallest = min((b.smallest for b in bounds if b != Interval(0.0, 0.0)), default=1.0)
@@ -270,15 +279,19 @@ _SCALE_HELP = (
     "a factor is a constant other than 0, a learned one with `within:`, or a bounded function "
     "of other streams such as `exp(tanh(S(y)))`"
 )
+_FROM_HELP = (
+    "; where it is too small only as training begins, `backward: {reversible: {from: 0.1}}` "
+    "checkpoints the stage until `progress` is 0.1"
+)
 
 
 def invertible_in_evaluation(
-    steps: Sequence[Step], constants: Mapping[str, Constant], depth: int
+    steps: Sequence[Step], constants: Mapping[str, Constant], depth: int, since: float = 0.0
 ) -> bool:
     """Whether every scale stays away from zero with the evaluation values of drawn constants."""
     if not any(isinstance(constant, Drawn) for constant in constants.values()):
         return True
-    known = [ranges(constants, evaluation_values(constants))]
+    known = [ranges(constants, evaluation_values(constants), since)]
     values = LayerValues(constants, depth)
     factors = [Factor(step, steps, constants) for step in steps if isinstance(step, Affine)]
     return all(

@@ -165,9 +165,12 @@ def evaluation_values(constants: Mapping[str, Constant]) -> dict[str, float]:
     return {name: c.evaluate for name, c in constants.items() if isinstance(c, Drawn)}
 
 
-def ranges(constants: Mapping[str, Constant], drawn: Mapping[str, float]) -> dict[str, Interval]:
-    """Where learned constants and `progress` stay, and drawn ones at the given values."""
-    found = {"progress": Interval(0.0, 1.0)}
+def ranges(
+    constants: Mapping[str, Constant], drawn: Mapping[str, float], since: float = 0.0
+) -> dict[str, Interval]:
+    """Where learned constants stay, `progress` from `since` on, and drawn ones at the given
+    values."""
+    found = {"progress": Interval(since, 1.0)}
     found |= {name: Interval(value, value) for name, value in drawn.items()}
     for name, constant in constants.items():
         if isinstance(constant, Learned) and constant.within:

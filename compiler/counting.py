@@ -141,6 +141,9 @@ def kept_bytes(plan: NetworkPlan, backward: str | None = None, batch: int = 1) -
         network.to_empty(device="cpu")
         if backward is not None:
             network.set_backward(backward)
+        for stage in network.stages:
+            if stage.backward == "reversible" and stage.facts.invertible_from > 0:
+                stage.backward = "checkpoint"  # as it begins, which takes more
         value = torch.empty(batch, *plan.input.sizes)
         side = {s.name: torch.empty(batch, *s.shape.sizes) for s in plan.side}
         with LiveBytes() as live:

@@ -171,8 +171,10 @@ def _in_bfloat16(stage: Stage, given: Given) -> Curve | None:
 
 
 def trial(stage: Stage, dtype: torch.dtype) -> Stage:
-    """A copy on the CPU."""
-    return copy.deepcopy(stage).to("cpu", dtype)
+    """A copy on the CPU, as far in training as its inverse needs it to be."""
+    copied = copy.deepcopy(stage).to("cpu", dtype)
+    copied.reach_inverse()
+    return copied
 
 
 def prediction(

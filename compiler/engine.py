@@ -7,7 +7,8 @@ the update in question, replays the residual function there, and fills the handl
 replay saves. The graph is the real one, so hooks, accumulation, frozen parameters and gradients of
 gradients need no special case.
 
-Beside torch this file imports the two of exact arithmetic alone.
+Beside torch this file imports the two of exact arithmetic alone. What computes activations again
+from streams that were kept is in `compiler/checkpointing.py`.
 
 A *step* is one update of one layer. What a step saves falls into groups: one for each *call* of a
 residual function, and one for the *arithmetic* around them. A group is captured as a whole.
@@ -277,28 +278,32 @@ def unwind(
     layers: Sequence[Layer], values: Values, draws: Sequence[Values], kept: Information
 ) -> Values:
     """As `invert`; what exact updates read leaves `kept`."""
-    values = dict(values)
+    layout = layout_of(values)
+    values = laid_out(values, layout)
     streams = tuple(values)
     for layer, drawn in zip(reversed(layers), reversed(draws), strict=True):
         values.update(drawn)
         for index in reversed(range(len(layer.steps))):
-            _undo(layer, index, values, kept)
+            _undo(layer, index, values, kept, layout)
         values = {name: values[name] for name in streams}
     return values
 
 
-def _undo(layer: Layer, index: int, values: Values, kept: Information) -> None:
+def _undo(
+    layer: Layer, index: int, values: Values, kept: Information, layout: torch.memory_format
+) -> None:
     step = layer.steps[index]
     if isinstance(step, Permute):
         values.update(zip(step.sources, [values[t] for t in step.targets], strict=True))
     elif isinstance(step, Map):
         inverse = _inverse_of(step, layer.functions[step.map], kept)
-        values[step.target] = inverse(values[step.target])
+        values[step.target] = settled(inverse(values[step.target]), layout)
     elif step.is_temporary:
         values.pop(step.target, None)
     else:
         _provide_temporaries(layer, index, values)
-        values[step.target] = recovered(step, _scope(layer, step, values), kept)
+        value = recovered(step, _scope(layer, step, values), kept)
+        values[step.target] = settled(value, layout)
 
 
 def recovered(step: Update, scope: Values, kept: Information) -> Tensor:
@@ -762,6 +767,7 @@ class Tape:
                 layer = self.layers[layer_index]
                 if step_index == 0:
                     values = {name: values[name] for name in streams}
+                    self.enter(layer_index, values)
                     values.update(self.draws[layer_index])
                 flags = {name: value.requires_grad for name, value in values.items()}
                 execute(step, layer, values, recorder)
@@ -771,6 +777,9 @@ class Tape:
                 self.needs_grad.append(flags)
         recorder.information = Information()  # the hooks keep the recorder, and it must free this
         return {name: values[name] for name in streams}
+
+    def enter(self, layer: int, streams: Values) -> None:
+        """Called while recording, with the streams before each layer."""
 
     def open_step(self) -> tuple[Group, set[int]]:
         """Begin the next step; its arithmetic group, and the tensors kept as they are."""
@@ -862,6 +871,11 @@ class Tape:
         with self.capture(group) as kept, _replay(function, group, kept) as replay:
             result = invoke(replay, arguments, self.dtype)
         self.results[step, index] = result.detach()
+
+    def forget_results(self, step: int) -> None:
+        """Drop the results of a step's calls."""
+        for index in range(len(self.calls[step])):
+            self.results.pop((step, index), None)
 
     def replay_arithmetic(self, step: int) -> Tensor:
         """Evaluate a step around its replayed calls, and fill the handles of its arithmetic."""
@@ -1213,54 +1227,6 @@ class ReversibleTape(Tape):
             values[definition.target] = settled(value, self.layout)
         self.forget_results(step)
 
-    def forget_results(self, step: int) -> None:
-        """Drop the results of a step's calls."""
-        for index in range(len(self.calls[step])):
-            self.results.pop((step, index), None)
-
-
-class CheckpointTape(Tape):
-    """Keeps the streams before its layers, and rebuilds by running forward from there."""
-
-    def __init__(
-        self,
-        layers: Sequence[Layer],
-        draws: Sequence[Values],
-        values: Values,
-        information: Information,
-        first: int = 0,
-    ) -> None:
-        super().__init__(layers, draws, values, information, first)
-        self.start: dict[str, Kept] = {}
-        self.start_information = self.kept = information.copy()
-
-    def record(self, values: Values) -> Values:
-        """Run forward, keeping the streams at the start."""
-        values = laid_out(values, self.layout)
-        self.start = {name: Kept(value.detach()) for name, value in values.items()}
-        final = super().record(values)
-        self.information = self.start_information  # what comes after is for the layers after
-        return final
-
-    def exactly_again(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
-        """The new value."""
-        return compute(self.kept)
-
-    def materialise(self, handle: Handle) -> None:
-        """Run everything again; each group on the way is captured."""
-        del handle
-        self.kept = self.start_information.copy()
-        self.values = {name: unpack(kept) for name, kept in self.start.items()}
-        for index, (_, _, step) in enumerate(self.steps):
-            values = self.values
-            if isinstance(step, Permute):
-                values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
-                continue
-            self.provide_calls(index)
-            values[step.target] = self.replay_arithmetic(index)
-        self.results.clear()
-        self.values = None
-
 
 class _Exit(torch.autograd.Function):
     """The one door out of a reversible stage. Saves the final streams and the side information, and
@@ -1304,7 +1270,7 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def _check_refused(values: Values) -> None:
+def check_refused(values: Values) -> None:
     """Raises RuntimeError where a stage cannot compute its activations again."""
     if getattr(_calls, "running", False):
         raise ReplayError(
@@ -1330,7 +1296,7 @@ def run_reversible(
     """Run layers; backward rebuilds activations from the final streams, and, of exact updates, from
     what they lose, which goes into `information`. The streams after `every` so many layers are
     kept, and rebuilt from."""
-    _check_refused(values)
+    check_refused(values)
     kept = information or Information()
     every = every or len(layers)
     for first in range(0, len(layers), every):
@@ -1353,19 +1319,3 @@ def _run_reversible(
         return final
     leaving: tuple[Tensor, ...] = _Exit.apply(tape, *final.values())
     return dict(zip(tape.names, leaving, strict=True))
-
-
-@uncompiled
-def run_checkpointed(
-    layers: Sequence[Layer],
-    values: Values,
-    draws: Sequence[Values],
-    information: Information | None = None,
-) -> Values:
-    """Run layers; backward runs each layer again from the streams kept before it, and, for exact
-    updates that read it, the information kept so far."""
-    _check_refused(values)
-    information = information or Information(keeps=False)
-    for number, (layer, drawn) in enumerate(zip(layers, draws, strict=True)):
-        values = CheckpointTape([layer], [drawn], values, information, number).record(values)
-    return values

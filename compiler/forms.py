@@ -139,8 +139,9 @@ def _scales(plan: StagePlan, layer: int) -> _Scales:
 def _scale(step: Affine, plan: StagePlan, fixed: Mapping[str, Expression]) -> _Scale:
     factor = Factor(step, plan.steps, plan.constants)
     constants, scale = plan.constants, fold(step.scale, fixed)
-    drawn = [ranges(constants, values) for values in drawn_combinations(constants, factor.read)]
-    (evaluation,) = factor.bounds(fixed, [ranges(constants, evaluation_values(constants))])
+    since = plan.invertible_from
+    drawn = [ranges(constants, v, since) for v in drawn_combinations(constants, factor.read)]
+    (evaluation,) = factor.bounds(fixed, [ranges(constants, evaluation_values(constants), since)])
     return _Scale(
         scale.value if isinstance(scale, Number) else None,
         tuple(factor.bounds(fixed, drawn)),
@@ -192,6 +193,8 @@ def _gauged(plan: StagePlan, scales: Sequence[_Scales]) -> str | None:
     """The one stream that loses more than whole bits, if a gauge can hold it: then that is as
     large as a stack, and takes no division."""
     if not plan.invertible or not plan.invertible_in_evaluation:
+        return None
+    if plan.invertible_from > 0:  # before, a scale may be 0, which no gauge survives
         return None
     updates = [
         (step.target, scale)

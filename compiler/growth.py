@@ -46,6 +46,7 @@ _FUNCTIONS: Mapping[str, Callable[[float], float]] = {
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "sin": math.sin,
     "cos": math.cos,
+    "relu": lambda x: max(x, 0.0),
 }
 
 
@@ -78,7 +79,7 @@ def stability(plan: StagePlan) -> Stability | None:
             _stability(plan, {**drawn, **learned, "progress": progress})
             for drawn in drawn_combinations(plan.constants)
             for learned in learned_values(plan.constants)
-            for progress in ((0.0, 1.0) if plan.reads_progress else (0.0,))
+            for progress in plan.ends_of_training
         ]
     except (ArithmeticError, RuntimeError):  # singular matrices are RuntimeErrors
         return None
@@ -205,11 +206,10 @@ def linear_errors(
 
 def _ends(plan: StagePlan) -> list[list[Mapping[str, float]]]:
     """The coefficients of each layer, at each end of training and of the ranges learned in."""
-    progresses = (0.0, 1.0) if plan.reads_progress else (0.0,)
     return [
         [{**learned, "progress": progress}] * plan.depth
         for learned in learned_values(plan.constants)
-        for progress in progresses
+        for progress in plan.ends_of_training
     ]
 
 

@@ -86,7 +86,7 @@ def _lower_call(call: Call, channel_dimension: int) -> Evaluator:
         ]
     if call.function == "zeros":
         channels = zeros_channels(call)
-        return lambda values: _zeros(values["zeros"], channels, channel_dimension)
+        return lambda values: _zeros(values["input"], channels, channel_dimension)
     parts = [lower(argument, channel_dimension) for argument in call.arguments]
     if call.function == "concat":
         return lambda values: torch.cat([_tensor(p(values)) for p in parts], channel_dimension)

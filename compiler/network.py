@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from compiler.base_stage import BaseNetwork, Stages
 from compiler.functions import build_layers
 from compiler.plan import NetworkPlan
-from compiler.stage import Stage
+from compiler.stage import Stage, penalty
 
 
 class Network(BaseNetwork):
@@ -17,8 +19,12 @@ class Network(BaseNetwork):
         self.input = plan.input.sizes
         self.side = {side.name: side.shape.sizes for side in plan.side}
         self.stem = build_layers(plan.stem)
-        self.stages = Stages({stage.name: Stage(stage, plan.classes) for stage in plan.stages})
+        self.stages = Stages({stage.name: Stage(stage, plan.sizes) for stage in plan.stages})
         self.head = build_layers(plan.head)
+
+    def penalty(self) -> Tensor:
+        """What training adds to the loss, (), 0 without `smoothness` in a stage."""
+        return penalty(self)
 
 
 def build(plan: NetworkPlan) -> Network:

@@ -161,6 +161,8 @@ class StagePlan:
     constants: Mapping[str, Constant]
     fraction_bits: int | None
     """Of the grid that the streams lie on, where arithmetic is exact."""
+    smoothness: float
+    """Of the penalty on weights that change with depth; 0 where there is none."""
     steps: tuple[Step, ...]
     output: Expression
     result: Shape
@@ -188,7 +190,8 @@ class NetworkPlan:
     name: str
     input: Shape
     side: tuple[SidePlan, ...]
-    classes: int
+    sizes: Mapping[str, int]
+    """Those that the task names, such as `classes`."""
     stem: tuple[LayerPlan, ...]
     stages: tuple[StagePlan, ...]
     head: tuple[LayerPlan, ...]

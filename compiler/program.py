@@ -55,6 +55,8 @@ class Program:
     constants: Mapping[str, Constant]
     update: tuple[Statement, ...]
     output: Expression
+    smoothness: Expression | None = None
+    """Of the penalty on weights that change with depth."""
 
     @property
     def start_functions(self) -> frozenset[str]:
@@ -86,6 +88,10 @@ def parse_program(
         for i, text in enumerate(stage.update)
     ]
     output = _parsed(parse_expression, stage.output, (*path, "output"), mistakes)
+    smoothness = None
+    if stage.smoothness is not None:
+        written = str(stage.smoothness)
+        smoothness = _parsed(parse_expression, written, (*path, "smoothness"), mistakes)
     if output is None or len(mistakes.found) > before:
         return None
     program = Program(
@@ -93,6 +99,7 @@ def parse_program(
         {name: constant for name, constant in constants.items() if constant},
         tuple(statement for statement in update if statement),
         output,
+        smoothness,
     )
     _check_constants(program.constants, stage.depth, (*path, "constants"), mistakes)
     names = _Names(stage, side, path, mistakes, program)
@@ -257,6 +264,9 @@ class _Names:
         self.expression(
             self.program.output, output, (*self.stage.streams, *self.stage.constants), ()
         )
+        if self.program.smoothness is not None:
+            place, numbers = (*self.path, "smoothness"), ("depth", *self.stage.constants)
+            self.expression(self.program.smoothness, place, numbers, ())
         self.unused(temporaries)
 
     def statement(

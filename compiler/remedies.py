@@ -39,15 +39,21 @@ def prospects(network: Network, batch: int = 2, seed: int = 0) -> list[Prospect]
     """What to expect of each stage of a network that reconstructs its streams in floating-point
     arithmetic, on random inputs. The network and the global generators stay as they are."""
     plan = network.plan
+    concerned = [
+        stage
+        for stage in network.stages
+        if stage.backward == "reversible" and stage.plan.fraction_bits is None
+    ]
+    if not concerned:  # an untrained network on a grid may leave its range
+        return []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         side = {s.name: torch.randn(batch, *s.shape.sizes) for s in plan.side}
         given = given_by(network, torch.randn(batch, *plan.input.sizes), side)
     found = []
-    for stage in network.stages:
-        if stage.backward == "reversible" and stage.plan.fraction_bits is None:
-            double, exactly = trial(stage, torch.float64), given[stage.plan.name].to(torch.float64)
-            found.append(_prospect(stage.plan, predictor(double, exactly)))
+    for stage in concerned:
+        double, exactly = trial(stage, torch.float64), given[stage.plan.name].to(torch.float64)
+        found.append(_prospect(stage.plan, predictor(double, exactly)))
     return found
 
 

@@ -10,14 +10,23 @@ from archspec.diagnostics import Diagnostic, SpecError
 from archspec.expressions import RESERVED, Assign, Call, Expression, Let, Name, Permute, names
 from archspec.layers import Layer, Residual
 from archspec.loading import Loaded
-from archspec.shapes import Features, Shape, ShapeError, Sizes
-from archspec.spec import Drawn, ExactArithmetic, Learned, Spec, Stage
+from archspec.shapes import Shape, ShapeError, Sizes
+from archspec.spec import (
+    CheckpointBackward,
+    Drawn,
+    ExactArithmetic,
+    Learned,
+    ReversibleBackward,
+    Spec,
+    Stage,
+)
 from archspec.tree import Path
 from compiler.canonical import canonical, map_of, reads
 from compiler.check import check_arithmetic, check_exact, check_invertible, invertible_in_evaluation
 from compiler.constants import NUMBERS, leaves
 from compiler.places import Mistakes
 from compiler.plan import (
+    Constant,
     FunctionPlan,
     LayerPlan,
     MapPlan,
@@ -28,6 +37,7 @@ from compiler.plan import (
     StreamPlan,
 )
 from compiler.program import Program, parse_program
+from compiler.schedules import Checkpoints
 from compiler.shapes import (
     BadLayer,
     Coefficient,
@@ -38,13 +48,14 @@ from compiler.shapes import (
     infer_expression,
     infer_layers,
 )
+from compiler.smoothness import smoothness_factor
 
 
 def resolve(loaded: Loaded) -> NetworkPlan:
     """Resolve and check a spec. Raises `SpecError` with every mistake that can be told apart."""
     spec = loaded.spec
     mistakes = Mistakes(loaded.tree)
-    classes = spec.task.classes
+    known = spec.task.sizes
     side = {name: entry.shape for name, entry in spec.side.items()}
     _check_side(spec, mistakes)
     programs = {
@@ -53,23 +64,23 @@ def resolve(loaded: Loaded) -> NetworkPlan:
     }
     shape: Shape | None = spec.input.shape
     packages = loaded.packages
-    stem, shape = _plain_layers(spec.stem, shape, classes, ("stem",), packages, mistakes)
+    stem, shape = _plain_layers(spec.stem, shape, known, ("stem",), packages, mistakes)
     stages = []
     for name, stage in spec.stages.items():
         program = programs[name]
         if shape is None or program is None:
             shape = None
             continue
-        resolver = _StageResolver(
-            stage, program, side, classes, packages, ("stages", name), mistakes
-        )
+        resolver = _StageResolver(stage, program, side, known, packages, ("stages", name), mistakes)
         plan = resolver.resolve(shape)
         shape = plan.result if plan else None
         stages += [plan] if plan else []
-    head, shape = _plain_layers(spec.head, shape, classes, ("head",), packages, mistakes)
-    if shape is not None and shape != Features(classes):
-        message = f"the network ends in {shape}, and the task needs {classes} features"
-        help = "end the head with `pool: mean` and `linear: classes`"
+    head, shape = _plain_layers(spec.head, shape, known, ("head",), packages, mistakes)
+    wanted = spec.task.output(spec.input.shape)
+    if shape is not None and shape != wanted:
+        message = f"the network ends in {shape}, and the task needs {wanted}"
+        size = next(iter(known), str(wanted.channels))
+        help = f"end the head with `pool: mean` and `linear: {size}`"
         mistakes.key("E403", message, ("head",) if spec.head else ("stages",), help)
     for name in side:
         if not mistakes.found and not any(s.name == name for stage in stages for s in stage.side):
@@ -78,9 +89,7 @@ def resolve(loaded: Loaded) -> NetworkPlan:
         raise SpecError(mistakes.found)
     assert shape is not None
     sides = tuple(SidePlan(name, shape) for name, shape in side.items())
-    return NetworkPlan(
-        spec.name, spec.input.shape, sides, classes, stem, tuple(stages), head, shape
-    )
+    return NetworkPlan(spec.name, spec.input.shape, sides, known, stem, tuple(stages), head, shape)
 
 
 def _check_side(spec: Spec, mistakes: Mistakes) -> None:
@@ -93,7 +102,7 @@ def _check_side(spec: Spec, mistakes: Mistakes) -> None:
 def _plain_layers(
     layers: Sequence[Layer],
     shape: Shape | None,
-    classes: int,
+    known: Mapping[str, int],
     path: Path,
     packages: tuple[str, ...],
     mistakes: Mistakes,
@@ -103,7 +112,7 @@ def _plain_layers(
         return (), None
 
     def sizes(before: Shape) -> Sizes:
-        return Sizes.of(channels=before.channels, classes=classes)
+        return Sizes.of(channels=before.channels, **known)
 
     found = infer_layers(layers, (shape,), sizes, packages)
     if isinstance(found, BadLayer):
@@ -156,20 +165,30 @@ def _check_program(
     if len(mistakes.found) > before:
         return None
     obstacles = Mistakes(mistakes.tree)
-    check_invertible(program, steps, stage.depth, path, obstacles)
-    if stage.backward == "reversible":
+    check_invertible(program, steps, stage.depth, path, obstacles, reversed_from(stage))
+    if stage.backward.kind == "reversible":
         mistakes.found += obstacles.found
     if fraction_bits(stage) is not None and not obstacles.found:
-        check_exact(program, steps, stage.depth, path, mistakes)
-    if stage.store_every is not None and stage.backward != "reversible":
-        message = f"`backward: {stage.backward}` keeps what it needs in every layer"
+        check_exact(program, steps, stage.depth, path, mistakes, reversed_from(stage))
+    _check_backward(stage, "progress" in all_read(steps, program.constants), path, mistakes)
+    return _Checked(program, tuple(steps), tuple(obstacles.found))
+
+
+def _check_backward(stage: Stage, changes: bool, path: Path, mistakes: Mistakes) -> None:
+    """Settings that do not go with one another; `changes` is whether the program does, over
+    training."""
+    if reversed_from(stage) > 0 and not changes:
+        message = "no coefficient of this stage changes over training"
+        help = "leave out `from`, which is for coefficients that read `progress`"
+        mistakes.value("E305", message, (*path, "backward", "reversible", "from"), help)
+    if stage.store_every is not None and stage.backward.kind != "reversible":
+        message = f"`backward: {stage.backward.kind}` keeps what it needs in every layer"
         help = "leave out `store_every`, which goes with `backward: reversible`"
         mistakes.key("E305", message, (*path, "store_every"), help)
     elif fraction_bits(stage) is not None and stage.store_every is not None:
         message = "streams of exact arithmetic come back as they were, from the end of the stage"
         help = "leave out `store_every`, which is for `arithmetic: float`"
         mistakes.key("E305", message, (*path, "store_every"), help)
-    return _Checked(program, tuple(steps), tuple(obstacles.found))
 
 
 class _StageResolver:
@@ -180,12 +199,12 @@ class _StageResolver:
         stage: Stage,
         checked: _Checked,
         side: Mapping[str, Shape],
-        classes: int,
+        known: Mapping[str, int],
         packages: tuple[str, ...],
         path: Path,
         mistakes: Mistakes,
     ) -> None:
-        self.stage, self.checked, self.side, self.classes = stage, checked, side, classes
+        self.stage, self.checked, self.side, self.known = stage, checked, side, known
         self.packages, self.path, self.mistakes = packages, path, mistakes
         self.functions: dict[str, FunctionPlan | None] = {}
         self.maps: dict[str, MapPlan] = {}
@@ -196,7 +215,7 @@ class _StageResolver:
         transition, entry = _plain_layers(
             stage.transition,
             shape,
-            self.classes,
+            self.known,
             (*self.path, "transition"),
             self.packages,
             self.mistakes,
@@ -211,14 +230,20 @@ class _StageResolver:
         self.steps(shapes)
         self.check_kept(streams, shapes)
         output = self.output(shapes)
+        smoothness = smoothness_factor(stage, program, self.path, self.mistakes)
         if output is None or len(self.mistakes.found) > before:
             return None
-        functions, read = [plan for plan in self.functions.values() if plan], self.read()
-        in_evaluation = invertible_in_evaluation(self.checked.steps, program.constants, stage.depth)
+        functions = [plan for plan in self.functions.values() if plan]
+        read = all_read(self.checked.steps, program.constants)
+        in_evaluation = invertible_in_evaluation(
+            self.checked.steps, program.constants, stage.depth, reversed_from(stage)
+        )
         return StagePlan(
             name=str(self.path[-1]),
             depth=stage.depth,
-            backward=stage.backward,
+            backward=stage.backward.kind,
+            checkpoints=checkpoints(stage),
+            invertible_from=reversed_from(stage),
             store_every=min(stage.store_every or stage.depth, stage.depth),
             transition=transition,
             input=entry,
@@ -231,6 +256,7 @@ class _StageResolver:
             share=stage.share,
             constants=program.constants,
             fraction_bits=fraction_bits(stage),
+            smoothness=smoothness,
             steps=self.checked.steps,
             output=program.output,
             result=output,
@@ -238,12 +264,6 @@ class _StageResolver:
             invertible_in_evaluation=not self.checked.obstacles and in_evaluation,
             reads_progress="progress" in read,
         )
-
-    def read(self) -> frozenset[str]:
-        """All that the updates read, constants looked into."""
-        found = frozenset(name for step in self.checked.steps for name in reads(step))
-        constants = self.checked.program.constants
-        return found | {leaf for name in found for leaf in leaves(Name(name), constants)}
 
     def check_kept(self, streams: Sequence[StreamPlan], final: Mapping[str, Shape]) -> None:
         """A stage of several layers has streams of the same shape after each of them."""
@@ -391,7 +411,7 @@ class _StageResolver:
         for known in self.distinct_sizes(name, layers):
 
             def sizes(before: Shape, known: Mapping[str, int] = known) -> Sizes:
-                return Sizes.of(channels=before.channels, classes=self.classes, **known)
+                return Sizes.of(channels=before.channels, **self.known, **known)
 
             found = infer_layers(layers, arguments, sizes, self.packages)
             if isinstance(found, BadLayer):
@@ -431,6 +451,26 @@ def _settings(layers: Sequence[Layer]) -> Iterator[str]:
 
 class _Noted(Exception):
     """A mistake that has been noted already."""
+
+
+def all_read(steps: Sequence[Step], constants: Mapping[str, Constant]) -> frozenset[str]:
+    """All that updates read, constants looked into."""
+    found = frozenset(name for step in steps for name in reads(step))
+    return found | {leaf for name in found for leaf in leaves(Name(name), constants)}
+
+
+def reversed_from(stage: Stage) -> float:
+    """The progress of training from which on a stage is reversed; 0 for one that never is."""
+    backward = stage.backward
+    return backward.since if isinstance(backward, ReversibleBackward) else 0.0
+
+
+def checkpoints(stage: Stage) -> Checkpoints:
+    """Where a checkpointed stage keeps its streams."""
+    backward = stage.backward
+    if isinstance(backward, CheckpointBackward):
+        return Checkpoints(backward.every, backward.slots)
+    return Checkpoints()
 
 
 def fraction_bits(stage: Stage) -> int | None:

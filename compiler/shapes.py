@@ -252,7 +252,7 @@ def zeros_channels(part: Call) -> int:
 
 
 def _zeros(part: Call, scope: Mapping[str, ShapeOrScalar]) -> Shape:
-    like = scope.get("zeros")
+    like = scope.get("input")
     if like is None or isinstance(like, Coefficient):
         message = "`zeros(n)` belongs where streams start, under `streams`"
         raise ExpressionShapeError(message, part.at)

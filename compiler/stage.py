@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -192,14 +193,12 @@ def _read_names(step: Step, values: Mapping[str, Any]) -> list[str]:
 class Stage(BaseStage):
     """A stage whose program is a plan."""
 
-    def __init__(self, plan: StagePlan, classes: int) -> None:
+    def __init__(self, plan: StagePlan, sizes: Mapping[str, int]) -> None:
         chosen = choices(plan)
         super().__init__(facts(plan, chosen), plan.backward)
         self.plan = plan
         self.transition = build_layers(plan.transition)
-        starts = {
-            f.name: build_function(f, Sizes.of(classes=classes)) for f in plan.start_functions
-        }
+        starts = {f.name: build_function(f, Sizes.of(**sizes)) for f in plan.start_functions}
         self.starts = nn.ModuleDict(starts)
         if plan.share:
             self.shared = Functions(plan.functions, plan.maps, Sizes.of(depth=plan.depth))
@@ -238,6 +237,36 @@ class Stage(BaseStage):
         value = lower(expression, channel_dimension(self.plan.input))(values)
         return _filled(value, streams[0], self.plan.result)
 
+    def penalty(self) -> Tensor:
+        """smoothness*Σ ½|K' - K|², (), where K are the weights of a layer's functions, of two or
+        more dimensions, and K' those of the same names and shapes in the next layer (Chang et al.
+        2018). It is 0 where the spec has no `smoothness`."""
+        layers = self.layers if self.plan.smoothness else ()
+        changes = [
+            (weights[name] - weight).square().sum()
+            for before, weights in pairwise(map(self._weights, layers))
+            for name, weight in before.items()
+            if name in weights and weights[name].shape == weight.shape
+        ]
+        if not changes:
+            return torch.zeros(())
+        return self.plan.smoothness / 2 * torch.stack(changes).sum()
+
+    def _weights(self, layer: nn.Module) -> dict[str, Tensor]:
+        """The weights of a layer's functions, by name."""
+        return {
+            f"{function.name}.{name}": parameter
+            for function in self.plan.functions
+            for name, parameter in layer.get_submodule(function.name).named_parameters()
+            if parameter.dim() >= 2
+        }
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """What the stages in `model` add to the loss in training, (): the sum of their penalties."""
+    found = (stage.penalty() for stage in model.modules() if isinstance(stage, Stage))
+    return sum(found, torch.zeros(()))  # a number on the CPU goes with those of any device
+
 
 def with_plan(stage: Stage, plan: StagePlan) -> Stage:
     """A stage with the same modules, whose updates are computed as another plan says: one of other
@@ -267,6 +296,8 @@ def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
         reads_progress=plan.reads_progress,
         obstacles="\n".join(map(str, plan.obstacles)),
         invertible_in_evaluation=plan.invertible_in_evaluation,
+        invertible_from=plan.invertible_from,
+        checkpoints=plan.checkpoints,
         store_every=plan.store_every if plan.store_every < plan.depth else None,
         fraction_bits=plan.fraction_bits,
         reads_information=any(isinstance(c.form, Remainder) for f in chosen for c in f if c),

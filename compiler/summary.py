@@ -44,6 +44,8 @@ class StageSummary:
     name: str
     depth: int
     backward: str
+    schedule: str | None
+    """The settings of `backward`, if it has any, such as `slots: 3`."""
     shape: str
     streams: dict[str, str]
     parameters: int
@@ -141,6 +143,7 @@ def _stage(
         name=plan.name,
         depth=plan.depth,
         backward=plan.backward,
+        schedule=_schedule(plan),
         shape=str(plan.input),
         streams={stream.name: show(stream.start) for stream in plan.streams},
         parameters=parameter_count,
@@ -152,6 +155,13 @@ def _stage(
         inverse_growth=stable.growth if stable else None,
         warning=_warning(plan, measured, expected),
     )
+
+
+def _schedule(plan: StagePlan) -> str | None:
+    """The settings of a stage's backward strategy, as they are written."""
+    if plan.invertible_from > 0:
+        return f"from: {plan.invertible_from:g}"
+    return str(plan.checkpoints) or None
 
 
 def exact_summary(plan: StagePlan) -> ExactSummary | None:

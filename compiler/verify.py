@@ -4,9 +4,9 @@ Each stage is run in float32 and in float64: on random streams, all different (s
 equal hide mistakes), and, for gradients, also on streams as they start in the network (velocities
 that start at zero are harder to recover).
 
-Where coefficients change over training, it is run with those of the start and with those of the
-end, which training reaches for certain; and, for a warning, with learned coefficients at the ends
-of their ranges, where training may take them.
+Where coefficients change over training, it is run with those of the start, or of where reversing
+starts, and with those of the end, which training reaches for certain; and, for a warning, with
+learned coefficients at the ends of their ranges, where training may take them.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def verify_stage(stage: Stage, batch: int = 2, seed: int = 0) -> StageVerificati
         single, double = (
             _worst(
                 _measure(_trial(stage, dtype, progress), dtype, batch, seed)
-                for progress in _progresses(stage)
+                for progress in stage.plan.ends_of_training
             )
             for dtype in (torch.float32, torch.float64)
         )
@@ -142,10 +142,6 @@ def _worst(measured: Iterable[_Measured]) -> _Measured:
     )
 
 
-def _progresses(stage: Stage) -> tuple[float, ...]:
-    return (0.0, 1.0) if stage.facts.reads_progress else (0.0,)
-
-
 def _trial(stage: Stage, dtype: torch.dtype, progress: float) -> Stage:
     """A copy that may be changed, that far in training."""
     trial = copy.deepcopy(stage).to("cpu", dtype)
@@ -163,7 +159,7 @@ def _range_ends(stage: Stage, batch: int, seed: int) -> tuple[RangeEnd, ...]:
     found = []
     for end, logit in (("low", -END_LOGIT), ("high", END_LOGIT)):
         errors = []
-        for progress in _progresses(stage):
+        for progress in stage.plan.ends_of_training:
             trial = _trial(stage, torch.float32, progress)
             _move(trial, names, logit)
             errors.append(_measure(trial, torch.float32, batch, seed).gradient)

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from archspec.diagnostics import Diagnostic, SpecError
 from runners.files import replacing
 from runners.randomness import generator_states, restore_generators
+from runners.tasks import Metric
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Best:
     """The epoch that validation chose. The test set has no say in it."""
 
     epoch: int
-    accuracy: float
+    measured: float
+    """By the task's metric."""
     loss: float
 
-    def beaten_by(self, accuracy: float, loss: float) -> bool:
-        """By a higher accuracy; small splits tie often, and then by a lower loss."""
-        return (accuracy, -loss) > (self.accuracy, -self.loss)
+    def beaten_by(self, measured: float, loss: float, metric: Metric) -> bool:
+        """By a better metric; small splits tie often, and then by a lower loss."""
+        if measured == self.measured:
+            return loss < self.loss
+        return metric.better(measured, self.measured)
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,21 @@ from torch.utils.data import DataLoader
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import AnyData
+from archspec.training import AnyData, AnyImages, SparseCodes
 from runners.augment import batch_augmentation
-from runners.datasets import Images, normalising, open_data_set
+from runners.datasets import Samples, normalising, open_data_set, open_sparse_codes
 from runners.randomness import derived_seed, generator
+from runners.tasks import Batch
 
-Batch = tuple[Tensor, Tensor]
-"""Images (B, C, H, W) and labels (B)."""
 Batches = list[list[int]]
-"""The images of each batch, by index."""
+"""The samples of each batch, by index."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some images of a data set."""
+    """Some samples of a data set."""
 
-    images: Images
+    samples: Samples
     indices: Tensor
     prepare: Callable[[Tensor], Tensor]
     """From a batch as it is read to what a model sees; done on the model's device."""
@@ -40,7 +39,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """The three splits. They share no image."""
+    """The three splits. They share no sample."""
 
     training: Split
     validation: Split
@@ -49,8 +48,14 @@ class Data:
 
 def open_data(loaded: Loaded, entry: AnyData, seed: int) -> Data:
     """Open a spec's data and cut the validation split. Raises `SpecError`."""
+    if isinstance(entry, SparseCodes):
+        return _sparse_codes(loaded, entry, seed)
+    return _images(loaded, entry, seed)
+
+
+def _images(loaded: Loaded, entry: AnyImages, seed: int) -> Data:
     found = open_data_set(loaded, entry)
-    training, validation = split_indices(loaded, entry, found.training.labels, seed)
+    training, validation = _by_class(loaded, entry, found.training.labels, seed)
     plain = normalising(found.statistics, batch_augmentation(()))
     augmented = normalising(found.statistics, found.augment)
     everything = torch.arange(len(found.test.labels))
@@ -61,17 +66,39 @@ def open_data(loaded: Loaded, entry: AnyData, seed: int) -> Data:
     )
 
 
-def split_indices(
-    loaded: Loaded, entry: AnyData, labels: Tensor, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Training and validation images by index, each class in the same proportion."""
+def _sparse_codes(loaded: Loaded, entry: SparseCodes, seed: int) -> Data:
+    learned_from, test = open_sparse_codes(loaded, entry)
     try:
-        parts = train_test_split(
-            torch.arange(len(labels)).numpy(),
-            test_size=entry.validation,
-            stratify=labels.numpy(),
-            random_state=derived_seed(seed, "split"),
-        )
+        training, validation = split_indices(len(learned_from.targets), entry, seed)
+    except ValueError:
+        message = f"a share of {entry.validation:g} of {entry.samples} samples is none, or all"
+        span = loaded.tree.where(("data", entry.kind, "validation"))
+        raise SpecError([Diagnostic("E602", message, span)]) from None
+    return Data(
+        Split(learned_from, training, _as_read),
+        Split(learned_from, validation, _as_read),
+        Split(test, torch.arange(entry.tests), _as_read),
+    )
+
+
+def split_indices(
+    count: int, entry: AnyData, seed: int, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Training and validation samples by index; with labels, each class in the same proportion.
+    Raises `ValueError` where one of them would be empty, or without a class."""
+    parts = train_test_split(
+        torch.arange(count).numpy(),
+        test_size=entry.validation,
+        stratify=None if labels is None else labels.numpy(),
+        random_state=derived_seed(seed, "split"),
+    )
+    training, validation = (torch.from_numpy(part).sort().values for part in parts)
+    return training, validation
+
+
+def _by_class(loaded: Loaded, entry: AnyImages, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    try:
+        return split_indices(len(labels), entry, seed, labels)
     except ValueError:
         message = (
             f"a share of {entry.validation:g} of {len(labels)} training images is too few for a "
@@ -79,14 +106,12 @@ def split_indices(
         )
         span = loaded.tree.where(("data", entry.kind, "validation"))
         raise SpecError([Diagnostic("E602", message, span)]) from None
-    training, validation = (torch.from_numpy(part).sort().values for part in parts)
-    return training, validation
 
 
 def shuffled(split: Split, size: int, seed: int, epoch: int) -> Batches:
     """The batches of an epoch, in an order that the seed and the epoch determine.
 
-    Left-over images wait for another epoch: a batch of one would break batch normalisation.
+    Left-over samples wait for another epoch: a batch of one would break batch normalisation.
     """
     order = torch.randperm(len(split), generator=generator(seed, "order", epoch))
     batches = [part.tolist() for part in torch.split(split.indices[order], size)]
@@ -94,7 +119,7 @@ def shuffled(split: Split, size: int, seed: int, epoch: int) -> Batches:
 
 
 def in_order(split: Split, size: int) -> Batches:
-    """Every image of a split once."""
+    """Every sample of a split once."""
     return [part.tolist() for part in torch.split(split.indices, size)]
 
 
@@ -103,17 +128,17 @@ def read(
 ) -> Iterator[Batch]:
     """Batches on `device`, prepared. Workers draw from generators that seed and epoch determine."""
     loader: DataLoader[Batch] = DataLoader(
-        split.images,  # type: ignore[arg-type]  # read by __getitems__ alone
+        split.samples,  # type: ignore[arg-type]  # read by __getitems__ alone
         batch_sampler=batches,
         collate_fn=_as_read,
         num_workers=split.workers,
         generator=generator(seed, "order", epoch),
         pin_memory=device.type == "cuda",
     )
-    for images, labels in loader:
+    for inputs, targets in loader:
         yield (
-            split.prepare(images.to(device, non_blocking=True)),
-            labels.to(device, non_blocking=True),
+            split.prepare(inputs.to(device, non_blocking=True)),
+            targets.to(device, non_blocking=True),
         )
 
 

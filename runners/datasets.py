@@ -1,4 +1,4 @@
-"""The data sets of the language, each as training and test images with labels."""
+"""The data sets of the language, each as training and test samples with their targets."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from runners.augment import (
     plain_image,
 )
 from runners.errors import TrainingError
+from runners.lasso import solve
+from runners.sparse_codes import measured, open_lasso
 
 TEST_EVERY = 5
 """One in so many digits of each class is a test image."""
@@ -33,15 +35,19 @@ DIGITS: Statistics = ((0.3053,), (0.3761,))
 CIFAR10_STATISTICS: Statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
-class Images(Protocol):
-    """Images with labels, read a batch at a time: bytes, or floats in [0, 1]."""
+class Samples(Protocol):
+    """Inputs with what the task needs to know of each, read a batch at a time."""
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """A batch, as DataLoader asks for it."""
+
+
+class Images(Samples, Protocol):
+    """Images with labels: bytes, or floats in [0, 1]."""
 
     @property
     def labels(self) -> Tensor:
         """One for each image."""
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """A batch, as DataLoader asks for it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,17 @@ class HeldImages:
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         return self.images[indices], self.labels[indices]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measurements (N, m), and the least value of the Lasso's objective for each (N)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return self.inputs[indices], self.targets[indices]
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,21 @@ class DataSet:
     """Mean and standard deviation of each channel, at [0, 1]."""
 
 
-def open_data_set(loaded: Loaded, entry: training.AnyData) -> DataSet:
+def open_sparse_codes(
+    loaded: Loaded, entry: training.SparseCodes
+) -> tuple[Measurements, Measurements]:
+    """Make samples for training, and others for the test. Raises `SpecError`."""
+    lasso = open_lasso(loaded)
+
+    def samples(count: int, part: int) -> Measurements:
+        inputs = measured(entry, lasso.dictionary, count, part)
+        least = lasso.objective(inputs, solve(lasso, inputs))
+        return Measurements(inputs.float(), least.float())
+
+    return samples(entry.samples, 0), samples(entry.tests, 1)
+
+
+def open_data_set(loaded: Loaded, entry: training.AnyImages) -> DataSet:
     """Find the spec's data and check it against the input and the task. Raises `SpecError`."""
     given = loaded.spec.input
     if not isinstance(given, ImageInput):
@@ -111,8 +142,9 @@ def _check(loaded: Loaded, kind: str, sizes: tuple[int, ...] | None, classes: in
         message = f"the images of {kind} are {'×'.join(map(str, sizes))}, not {spec.input.shape}"
         help = f"write `input: {{image: [{', '.join(map(str, sizes))}]}}`"
         errors.append(Diagnostic("E602", message, where(("input",)), help))
-    if spec.task.classes != classes:
-        message = f"{kind} has {classes} classes, and the task {spec.task.classes}"
+    if spec.task.sizes.get("classes") != classes:
+        found = spec.task.sizes.get("classes", f"is {spec.task.kind}")
+        message = f"{kind} has {classes} classes, and the task {found}"
         help = f"write `task: {{classify: {{classes: {classes}}}}}`"
         errors.append(Diagnostic("E602", message, where(("task",)), help))
     if errors:

@@ -50,6 +50,8 @@ def _scalars(parts: Parts, network: Network, split: Split) -> dict[str, float]:
 
 def _errors(parts: Parts, stage: Stage, given: Mapping[str, Given]) -> tuple[float, float]:
     """Measured, and predicted."""
+    if not stage.has_inverse:  # this early in training nothing is reconstructed
+        return math.nan, math.nan
     mine = given[stage.plan.name]
     with parts.fabric.autocast():
         measured = measured_errors(stage, mine)[-1]

@@ -12,6 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from runners.tasks import Metric
+
 MIB = 2**20
 
 
@@ -39,21 +41,23 @@ class Glance:
 
     epoch: int
     loss: float
-    accuracy: float
-    images_per_second: float
+    measured: float
+    """By the task's metric."""
+    samples_per_second: float
     memory: Memory
 
-    def __str__(self) -> str:
+    def long(self, metric: Metric) -> str:
+        """For a line."""
         return (
-            f"loss {self.loss:.4f}  accuracy {self.accuracy:6.2%}  "
-            f"{self.images_per_second:,.0f} images/s  {self.memory}"
+            f"loss {self.loss:.4f}  {metric.name} {metric.text(self.measured)}  "
+            f"{self.samples_per_second:,.0f} samples/s  {self.memory}"
         )
 
-    def short(self) -> str:
+    def short(self, metric: Metric) -> str:
         """For a bar in 80 columns."""
         return (
-            f"loss {self.loss:.3f} acc {self.accuracy:5.1%} {self.images_per_second:,.0f} img/s "
-            f"{self.memory.bytes / MIB:,.0f} MiB"
+            f"loss {self.loss:.3f} {metric.short} {metric.text(self.measured)} "
+            f"{self.samples_per_second:,.0f}/s {self.memory.bytes / MIB:,.0f} MiB"
         )
 
 
@@ -81,13 +85,15 @@ class Lines:
 
     console: Console
     epochs: int
+    metric: Metric
 
     def step(self, glance: Glance) -> None: ...
 
     def epoch(self, glance: Glance, validated: float, best: float) -> None:
-        validation = f"validation {validated:.2%}, best {best:.2%}"
-        text = f"epoch {glance.epoch}/{self.epochs}  {glance}  {validation}"
-        self.console.print(text, highlight=False, soft_wrap=True)
+        text = self.metric.text
+        validation = f"validation {text(validated)}, best {text(best)}"
+        line = f"epoch {glance.epoch}/{self.epochs}  {glance.long(self.metric)}  {validation}"
+        self.console.print(line, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -96,20 +102,25 @@ class Bar:
 
     progress: Progress
     task: TaskID
+    metric: Metric
 
     def step(self, glance: Glance) -> None:
-        self.progress.update(self.task, advance=1, epoch=glance.epoch, glance=glance.short())
+        self.progress.update(
+            self.task, advance=1, epoch=glance.epoch, glance=glance.short(self.metric)
+        )
 
     def epoch(self, glance: Glance, validated: float, best: float) -> None:
-        self.progress.update(self.task, validation=f"val {validated:.1%}")
+        self.progress.update(self.task, validation=f"val {self.metric.text(validated)}")
 
 
 @contextmanager
-def watching(quiet: bool, epochs: int, steps_per_epoch: int, done: int) -> Iterator[Watcher]:
+def watching(
+    quiet: bool, epochs: int, steps_per_epoch: int, done: int, metric: Metric
+) -> Iterator[Watcher]:
     """A watcher of a run of `epochs`, of which `done` are over."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield Silent() if quiet else Lines(console, epochs)
+        yield Silent() if quiet else Lines(console, epochs, metric)
         return
     columns = (
         TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
@@ -128,4 +139,5 @@ def watching(quiet: bool, epochs: int, steps_per_epoch: int, done: int) -> Itera
                 glance="",
                 validation="",
             ),
+            metric,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy
 import torch
 from torch import Tensor
 
-Purpose = Literal["split", "order"]
+Purpose = Literal["split", "order", "dictionary", "support", "codes", "noise"]
 
 
 def derived_seed(seed: int, purpose: Purpose, number: int = 0) -> int:
@@ -16,7 +16,7 @@ def derived_seed(seed: int, purpose: Purpose, number: int = 0) -> int:
 
     Sums or shifts of the two would not do: torch's CPU generator reads 32 bits of a seed alone.
     """
-    entropy = (seed, {"split": 0, "order": 1}[purpose], number)
+    entropy = (seed, get_args(Purpose).index(purpose), number)
     return int(numpy.random.SeedSequence(entropy).generate_state(1)[0])
 
 

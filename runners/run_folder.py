@@ -7,9 +7,10 @@ import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -29,10 +30,12 @@ PACKAGES = ("archspec-reversible", "torch", "torchvision")
 class TrainResult:
     """What a finished run comes to."""
 
-    test_accuracy: float
+    metric: str
+    """What the task is measured by."""
+    test_metric: float
     """Of the best weights, on the test set."""
     test_loss: float
-    validation_accuracy: float
+    validation_metric: float
     """The one that the best weights were chosen by."""
     best_epoch: int
     epochs: int
@@ -41,6 +44,20 @@ class TrainResult:
     parameters: int
     device: str
     output: str
+
+    def as_json(self) -> dict[str, object]:
+        """With the metric by its name: `test_accuracy`."""
+        return {_named(key, self.metric): value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> TrainResult:
+        """What `as_json` gave. Raises `KeyError` or `TypeError` where it is another's."""
+        names = [field.name for field in fields(TrainResult)]
+        return TrainResult(**{name: found[_named(name, found["metric"])] for name in names})
+
+
+def _named(key: str, metric: str) -> str:
+    return key.replace("_metric", f"_{metric}")
 
 
 @dataclass(frozen=True)
@@ -119,8 +136,8 @@ def finished(folder: RunFolder, who: Identity) -> TrainResult | None:
         return None
     try:
         found = json.loads(folder.result.read_text(encoding="utf-8"))
-        return TrainResult(**{**found, "output": str(folder.path)})  # it may have been moved
-    except (ValueError, TypeError):
+        return TrainResult.from_json({**found, "output": str(folder.path)})  # it may have moved
+    except (ValueError, KeyError, TypeError):
         raise _refusal(f"{folder.result} is not a run's result", NEW_ONE) from None
 
 
@@ -161,7 +178,7 @@ def describe(who: Identity) -> dict[str, object]:
 
 def write_result(folder: RunFolder, result: TrainResult) -> None:
     """Mark the run as finished."""
-    write_json(folder.result, asdict(result))
+    write_json(folder.result, result.as_json())
 
 
 def append_metrics(folder: RunFolder, record: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Training: from a loaded spec to a folder with the best weights and their test accuracy."""
+"""Training: from a loaded spec to a folder with the best weights and how they fare in the test."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ from runners.run_folder import (
     opened,
     write_result,
 )
+from runners.start import start_from
+from runners.tasks import Task, open_task
 
 
 def train(
@@ -57,11 +59,15 @@ def train(
     if (result := finished(folder, who)) is not None:
         return result
     fabric = open_fabric(loaded, recipe, device)
+    task = open_task(loaded)
     data = open_data(loaded, entry, recipe.seed)
     torch.manual_seed(recipe.seed)
     model = build_model(loaded)
+    task.start(model)
+    if recipe.start_from is not None and not folder.checkpoint.is_file():
+        start_from(Path(recipe.start_from), model, loaded)
     with opened(folder, loaded, who):
-        run = Run(folder, who, recipe, data, set_up(fabric, model, recipe))
+        run = Run(folder, who, recipe, task, data, set_up(fabric, model, recipe))
         standing = go_on(run)
         standing = train_on(run, standing, quiet)
         result = conclude(run, standing)
@@ -76,6 +82,7 @@ class Run:
     folder: RunFolder
     who: Identity
     recipe: Train
+    task: Task
     data: Data
     parts: Parts
 
@@ -125,7 +132,7 @@ def train_on(run: Run, standing: Standing, quiet: bool) -> Standing:
     recipe, done = run.recipe, standing.epochs
     steps = len(shuffled(run.data.training, recipe.batch, recipe.seed, 0))
     with (
-        watching(quiet, recipe.epochs, steps, done) as watcher,
+        watching(quiet, recipe.epochs, steps, done, run.task.metric) as watcher,
         SummaryWriter(str(run.folder.tensorboard), purge_step=done + 1) as board,
     ):
         while standing.epochs < recipe.epochs:
@@ -135,30 +142,35 @@ def train_on(run: Run, standing: Standing, quiet: bool) -> Standing:
 
 def one_epoch(run: Run, standing: Standing, watcher: Watcher, board: SummaryWriter) -> Standing:
     """Train and validate once more, and write down where the run stands."""
-    began, parts, recipe = time.perf_counter(), run.parts, run.recipe
+    began, parts, recipe, task = time.perf_counter(), run.parts, run.recipe, run.task
     epoch = standing.epochs + 1
 
     def glance(score: Score) -> Glance:
         used = memory(parts.fabric.device)
-        return Glance(epoch, score.loss, score.accuracy, score.images_per_second, used)
+        return Glance(epoch, score.loss, score.measured, score.samples_per_second, used)
 
     trained = train_epoch(
-        parts, run.data.training, recipe, standing.epochs, lambda score: watcher.step(glance(score))
+        parts,
+        task,
+        run.data.training,
+        recipe,
+        standing.epochs,
+        lambda score: watcher.step(glance(score)),
     )
-    validated = evaluate(parts, run.data.validation, recipe.batch)
+    validated = evaluate(parts, task, run.data.validation, recipe.batch)
     if not math.isfinite(validated.loss):
         raise TrainingError(f"the validation loss is {validated.loss} after epoch {epoch}")
     seconds = time.perf_counter() - began
 
     best = standing.best
-    if best is None or best.beaten_by(validated.accuracy, validated.loss):
-        best = Best(epoch, validated.accuracy, validated.loss)
+    if best is None or best.beaten_by(validated.measured, validated.loss, task.metric):
+        best = Best(epoch, validated.measured, validated.loss)
     standing = Standing(epoch, standing.seconds + seconds, best)
     report(run, board, epoch, seconds, trained, validated)
     save_checkpoint(run.folder.checkpoint, parts, standing, run.who.spec)
     if best.epoch == epoch:
         save_weights(run.folder.best, parts.model)
-    watcher.epoch(glance(trained), validated.accuracy, best.accuracy)
+    watcher.epoch(glance(trained), validated.measured, best.measured)
     return standing
 
 
@@ -166,15 +178,15 @@ def report(
     run: Run, board: SummaryWriter, epoch: int, seconds: float, trained: Score, validated: Score
 ) -> None:
     """Add an epoch to metrics.jsonl and to TensorBoard."""
-    used = memory(run.parts.fabric.device)
+    used, metric = memory(run.parts.fabric.device), run.task.metric.name
     scalars = {
         "train_loss": trained.loss,
-        "train_accuracy": trained.accuracy,
+        f"train_{metric}": trained.measured,
         "validation_loss": validated.loss,
-        "validation_accuracy": validated.accuracy,
+        f"validation_{metric}": validated.measured,
         "learning_rate": run.parts.optimizer.param_groups[0]["lr"],
         "seconds": seconds,
-        "images_per_second": trained.images_per_second,
+        "samples_per_second": trained.samples_per_second,
         "memory_bytes": used.bytes,
     }
     drifts = drift_scalars(run.parts, run.data.validation)
@@ -192,11 +204,12 @@ def conclude(run: Run, standing: Standing) -> TrainResult:
     parts, folder = run.parts, run.folder
     save_weights(folder.last, parts.model)
     load_weights(folder.best, parts.model)
-    tested = evaluate(parts, run.data.test, run.recipe.batch)
+    tested = evaluate(parts, run.task, run.data.test, run.recipe.batch)
     return TrainResult(
-        test_accuracy=tested.accuracy,
+        metric=run.task.metric.name,
+        test_metric=tested.measured,
         test_loss=tested.loss,
-        validation_accuracy=standing.best.accuracy,
+        validation_metric=standing.best.measured,
         best_epoch=standing.best.epoch,
         epochs=standing.epochs,
         seconds=standing.seconds,

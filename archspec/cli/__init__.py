@@ -18,8 +18,12 @@ COMMANDS = {
     "build": "Check, compile and verify a spec, and print what it costs.",
     "drift": "Plot how far streams drift on the way back, measured and predicted.",
     "train": "Train a spec on its data.",
+    "convert": "Write published weights for a spec to start from.",
     "check": "Parse, resolve and check specs without building them.",
-    "show": "Print a spec.",
+    "show": "Print a spec, and draw one of its layers.",
+    "new": "Write a spec of your own to start from.",
+    "list": "List the shipped specs, and what each costs.",
+    "cite": "Print the BibTeX of what a spec comes from.",
     "schema": "Print the JSON schema of specs, for editors.",
     "explain": "Say at length what an error means.",
 }

@@ -73,7 +73,8 @@ def _program_table(stage: StageSummary) -> Table:
     """The update, and the inverse: beside each line the one that undoes it, from the bottom up;
     with temporaries, which the inverse computes elsewhere, in the order in which it runs."""
     table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
-    table.add_column(f"{stage.name} ({stage.backward}): update ↓", no_wrap=True)
+    strategy = ", ".join(filter(None, (stage.backward, stage.schedule)))
+    table.add_column(f"{stage.name} ({strategy}): update ↓", no_wrap=True)
     inverse = list(stage.inverse or [])
     aligned = len(inverse) == len(stage.update) and not any(":=" in line for line in inverse)
     arrow = "↑" if aligned else "↓"

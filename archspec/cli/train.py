@@ -45,7 +45,6 @@ def command(
     finite number. Gradients are not verified here: `archspec build` does that.
     """
     import json
-    from dataclasses import asdict
 
     from archspec.loading import load
     from compiler.resolve import resolve
@@ -57,6 +56,7 @@ def command(
     from compiler.summary import growth_warning
     from compiler.user_modules import UserModuleError
     from runners.errors import TrainingError
+    from runners.tasks import METRICS
     from runners.train import train
 
     for warning in filter(None, map(growth_warning, plan.stages)):
@@ -76,10 +76,11 @@ def command(
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command continues from the last epoch in {folder}", err=True)
         raise SystemExit(130) from None
+    measured = METRICS[result.metric].text(result.test_metric)
     click.echo(
-        f"test accuracy {result.test_accuracy:.2%} with the weights of epoch {result.best_epoch} "
+        f"test {result.metric} {measured} with the weights of epoch {result.best_epoch} "
         f"of {result.epochs} ({result.seconds:.0f} s); all in {result.output}",
         err=as_json,
     )
     if as_json:
-        click.echo(json.dumps(asdict(result)))
+        click.echo(json.dumps(result.as_json()))

@@ -25,7 +25,15 @@ from archspec.layers.convolution import (
 )
 from archspec.layers.joining import Add, Concat, Modulate, concatenated
 from archspec.layers.norms import BatchNorm, GroupNorm, LayerNorm
-from archspec.layers.pointwise import Dropout, DropPath, Linear, Mlp, Pointwise, Scale, SoftThreshold
+from archspec.layers.pointwise import (
+    Dropout,
+    DropPath,
+    Linear,
+    Mlp,
+    Pointwise,
+    Scale,
+    SoftThreshold,
+)
 from archspec.layers.residual import Residual
 from archspec.layers.tokens import (
     ClassToken,

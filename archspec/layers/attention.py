@@ -69,8 +69,8 @@ class Pooled(Layer):
     def pooled(self, grid: tuple[int, ...], stride: Extents) -> tuple[int, ...]:
         """The grid after a pool. Raises `ShapeError`."""
         kernel = on_axes(self.kernel, len(grid))
-        if any(side % 2 == 0 for side in kernel):
-            raise ShapeError("the kernel of a pool has odd sides")
+        if even := [side for side in kernel if side % 2 == 0]:
+            raise ShapeError(f"the kernel of a pool has odd sides, found {even[0]}")
         return windows(grid, kernel, on_axes(stride, len(grid)), padded(None, kernel))
 
 
@@ -87,9 +87,12 @@ class PoolingTransition(Pooled):
 
     kind: Literal["pooling_transition"] = "pooling_transition"
     query_stride: Extents = 2
+    drop_path: Rate = 0.0
+    """Of the attention, sample by sample."""
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
-        after = super().infer(shape, sizes)
-        if after == shape:
-            raise ShapeError("the queries have no stride", "use pooled_attention")
-        return after
+        sizes.rate(self.drop_path)
+        if set(on_axes(self.query_stride, len(need_grid(shape)))) == {1}:
+            help = "`residual` with `pooled_attention` keeps the grid"
+            raise ShapeError("the queries have no stride", help)
+        return super().infer(shape, sizes)

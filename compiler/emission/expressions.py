@@ -7,7 +7,7 @@ from collections.abc import Callable
 from archspec.expressions import Binary, Call, Expression, Name, Negative, Number, Power, names
 from compiler.emission.numbers import marked
 from compiler.lower import lower
-from compiler.shapes import chunk_numbers
+from compiler.shapes import chunk_numbers, zeros_channels
 
 SUM, PRODUCT, SIGN, POWER, ATOM = range(5)
 """How tightly a text binds."""
@@ -56,7 +56,16 @@ class _Printer:
             part, count = chunk_numbers(call)
             whole = self.text(call.arguments[0])[0]
             return f"torch.chunk({whole}, {count}, {self.channel_dimension})[{part - 1}]"
+        if call.function == "zeros":
+            return self.zeros(zeros_channels(call))
         arguments = ", ".join(self.text(argument)[0] for argument in call.arguments)
         if call.function == "concat":
             return f"torch.cat([{arguments}], {self.channel_dimension})"
         return f"torch.{call.function}({arguments})"
+
+    def zeros(self, channels: int) -> str:
+        """Zeros like the input, of so many channels."""
+        shape = f"{self.name('input')}.shape"
+        grid = "" if self.channel_dimension == -1 else f", *{shape}[{self.channel_dimension + 1}:]"
+        sizes = f"*{shape}[:{self.channel_dimension}], {channels}{grid}"
+        return f"{self.name('input')}.new_zeros({sizes})"

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 
-from archspec import __version__
 from archspec.citations import reference
 from archspec.spec import Spec
-from compiler import base_stage, coefficients, engine, exact, information, kernels, self_check
+from compiler import (
+    base_stage,
+    checkpointing,
+    coefficients,
+    engine,
+    exact,
+    information,
+    kernels,
+    schedules,
+    self_check,
+)
 from compiler.emission.modules import CannotEmitError, made
 from compiler.emission.numbers import unmarked
 from compiler.emission.sources import FUNCTIONS, MAPS, body, definitions, imports
@@ -20,12 +28,12 @@ from compiler.emission.stages import stage_classes
 from compiler.emission.writing import ClassNames, block, camel, docstring, literal, method
 from compiler.network import Network
 from compiler.plan import NetworkPlan
+from compiler.signing import MARK, signed
+from compiler.signing import is_as_written as is_as_emitted
 
-_MARK = re.compile(r"^Written by archspec \S+ \(sha256 ([0-9a-f]{16})\)", re.MULTILINE)
-_UNSIGNED = "0" * 16
-MARK = "Written by archspec"
 ARITHMETIC = (kernels, information, exact)
-TAKEN_OVER = (*ARITHMETIC, engine, coefficients, base_stage, self_check)
+ENGINE = (schedules, engine, checkpointing)
+TAKEN_OVER = (*ARITHMETIC, *ENGINE, coefficients, base_stage, self_check)
 
 
 def emit(plan: NetworkPlan, spec: Spec) -> str:
@@ -59,18 +67,7 @@ def emit(plan: NetworkPlan, spec: Spec) -> str:
     )
     sources = (*TAKEN_OVER, *FUNCTIONS, *MAPS)
     whole = f"{_title(plan, spec, title)}\n\n{imports(sources, text)}\n\n{text}".rstrip() + "\n"
-    text = re.sub(r"\n{4,}", "\n\n\n", whole)
-    return text.replace(f"(sha256 {_UNSIGNED})", f"(sha256 {_digest(text)})", 1)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def is_as_emitted(text: str) -> bool:
-    """Whether a file's text is one that `emit` gave, and nobody has changed since."""
-    mark = _MARK.search(text[:5000])
-    return mark is not None and _digest(text.replace(mark[1], _UNSIGNED, 1)) == mark[1]
+    return signed(re.sub(r"\n{4,}", "\n\n\n", whole))
 
 
 _MAIN = """
@@ -102,7 +99,7 @@ def _title(plan: NetworkPlan, spec: Spec, title: str) -> str:
     cited = "\n".join(f"    {reference(key)}" for key in spec.cite)
     text = f"""{spec.name}: {spec.summary}
 
-Written by archspec {__version__} (sha256 {_UNSIGNED}); imports torch alone.
+{MARK}; imports torch alone.
 Run this file to check it, or:
 
     model = {title}()

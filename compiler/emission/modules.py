@@ -68,9 +68,17 @@ def _pooled_attention(m: pooled_attention.PooledAttention) -> str:
     is_pooled = isinstance(query, pooled_attention.HeadPool)
     stride = query.conv.stride if is_pooled else (1,) * len(key.grid)
     return (
-        f"PooledAttention({m.project.in_features}, heads={m.heads}, grid={key.grid}, "
-        f"kernel={key.conv.kernel_size}, query_stride={stride}, key_stride={key.conv.stride})"
+        f"PooledAttention(\n"
+        f"    {m.project.in_features}, heads={m.heads}, grid={key.grid}, "
+        f"kernel={key.conv.kernel_size},\n"
+        f"    query_stride={stride}, key_stride={key.conv.stride},\n"
+        ")"
     )
+
+
+def _pooling_transition(m: pooled_attention.PoolingTransition) -> str:
+    parts = f"{m.norm.normalized_shape[0]},\n{made(m.attention)},\n{made(m.drop_path)},\n"
+    return f"PoolingTransition(\n{indent(parts, '    ')})"
 
 
 def _plain(m: nn.Module) -> str:
@@ -101,9 +109,7 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
         f"Attention({m.project.in_features}, heads={m.heads}, dropout={marked(m.dropout)})"
     ),
     pooled_attention.PooledAttention: _pooled_attention,
-    pooled_attention.PoolingTransition: lambda m: (
-        f"PoolingTransition({m.norm.normalized_shape[0]}, {made(m.attention)})"
-    ),
+    pooled_attention.PoolingTransition: _pooling_transition,
     convolution.Conv: _conv,
     convolution.VideoConv: _conv,
     convolution.PadChannels: lambda m: f"PadChannels({m.added}, {-1 - m.trailing})",

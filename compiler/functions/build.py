@@ -152,7 +152,9 @@ def _pooled_attention(layer: spec.Pooled, plan: LayerPlan, sizes: Sizes) -> Pool
 
 
 def _pooling_transition(layer: spec.PoolingTransition, plan: LayerPlan, sizes: Sizes) -> nn.Module:
-    return PoolingTransition(plan.before[0].channels, _pooled_attention(layer, plan, sizes))
+    attention = _pooled_attention(layer, plan, sizes)
+    drop_path = DropPath(sizes.rate(layer.drop_path))
+    return PoolingTransition(plan.before[0].channels, attention, drop_path)
 
 
 def _residual(layer: spec.Residual, plan: LayerPlan, sizes: Sizes) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compiler.functions.pointwise import DropPath
 from compiler.functions.tokens import linear
 
 
@@ -80,10 +81,11 @@ class PooledAttention(nn.Module):
 class PoolingTransition(nn.Module):
     """x → pool(x) + attention(norm(x)): one pool for x and for the queries (Fan et al. 2021)."""
 
-    def __init__(self, channels: int, attention: PooledAttention) -> None:
+    def __init__(self, channels: int, attention: PooledAttention, drop_path: DropPath) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=1e-6)
         self.attention = attention
+        self.drop_path = drop_path
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) → (B, N', D)."""
@@ -92,5 +94,5 @@ class PoolingTransition(nn.Module):
         split = tokens.view(batch, count, heads, channels // heads).transpose(1, 2)
         kept: Tensor = self.attention.pool_query(split)
         kept = kept.transpose(1, 2).reshape(batch, -1, channels)
-        result: Tensor = kept + self.attention(self.norm(tokens))
+        result: Tensor = kept + self.drop_path(self.attention(self.norm(tokens)))
         return result

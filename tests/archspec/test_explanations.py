@@ -158,7 +158,7 @@ def prepare_training(monkeypatch: pytest.MonkeyPatch) -> None:
     from runners.run_folder import TrainResult
     from runners.train import Best, Standing
 
-    result = TrainResult(0.5, 1.0, 0.5, 1, 1, 0.0, 1, "cpu", "run")
+    result = TrainResult("accuracy", 0.5, 1.0, 0.5, 1, 1, 0.0, 1, "cpu", "run")
     monkeypatch.setattr("runners.train.train_on", lambda *_: Standing(1, 0.0, Best(1, 0.5, 1.0)))
     monkeypatch.setattr("runners.train.conclude", lambda *_: result)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 COUPLING_FILES = Path(__file__).parents[2] / "specs" / "couplings"
 COUPLINGS = sorted(file.stem for file in COUPLING_FILES.glob("*.yaml"))
-NOT_INVERTIBLE = ("residual", "residual_pair", "euler", "rk4")
+VARIANTS = ("bdia_transformer", "momentum_nesterov", "momentum_one", "momentum_shared", "rk2")
+"""Near enough to another that the matrix leaves them out."""
+NOT_INVERTIBLE = ("residual", "residual_pair", "euler", "rk2", "rk4")
 
 Streams = tuple[Tensor, ...]
 Constant = float | Tensor
@@ -40,6 +42,12 @@ def bdia(f: Layer, p: Tensor, x: Tensor, gamma: Tensor) -> Streams:
     return x, gamma * p + (1 - gamma) * x + (1 + gamma) * f.F(x)
 
 
+def bdia_transformer(f: Layer, p: Tensor, x: Tensor, gamma: Tensor) -> Streams:
+    attended = f.F(x)
+    branch = attended + f.G(x + attended)
+    return x, gamma * p + (1 - gamma) * x + (1 + gamma) * branch
+
+
 def euler(f: Layer, x: Tensor, h: Constant = 0.5) -> Streams:
     return (x + h * f.F(x),)
 
@@ -55,6 +63,28 @@ def midpoint(f: Layer, a: Tensor, b: Tensor, h: Constant = 0.1) -> Streams:
 def momentum(f: Layer, x: Tensor, v: Tensor, gamma: Constant = 0.9) -> Streams:
     v = gamma * v + (1 - gamma) * f.F(x)
     return x + v, v
+
+
+def momentum_one(f: Layer, x1: Tensor, x2: Tensor, v1: Tensor, gamma: Constant = 0.9) -> Streams:
+    v1 = gamma * v1 + (1 - gamma) * f.F(x2)
+    x1 = x1 + v1
+    return x1, x2 + f.G(x1), v1
+
+
+def momentum_shared(f: Layer, x1: Tensor, x2: Tensor, v: Tensor, gamma: Constant = 0.9) -> Streams:
+    v = gamma * v + (1 - gamma) * f.F(x2)
+    x1 = x1 + v
+    v = gamma * v + (1 - gamma) * f.G(x1)
+    return x1, x2 + v, v
+
+
+def momentum_nesterov(
+    f: Layer, x1: Tensor, x2: Tensor, v1: Tensor, v2: Tensor, gamma: Constant = 0.9
+) -> Streams:
+    v1 = gamma * v1 + (1 - gamma) * f.F(x2 + gamma * v2)
+    x1 = x1 + v1
+    v2 = gamma * v2 + (1 - gamma) * f.G(x1 + gamma * v1)
+    return x1, x2 + v2, v1, v2
 
 
 def momentum_pair(
@@ -81,6 +111,10 @@ def reversible_heun(f: Layer, y: Tensor, z: Tensor, h: Constant = 1.0) -> Stream
     return y + h * (k + f.F(z_next)) / 2, z_next
 
 
+def rk2(f: Layer, x: Tensor, h: Constant = 0.5) -> Streams:
+    return (x + h * f.F(x + h * f.F(x) / 2),)
+
+
 def rk4(f: Layer, x: Tensor, h: Constant = 0.5) -> Streams:
     k1 = f.F(x)
     k2 = f.F(x + h * k1 / 2)
@@ -101,19 +135,34 @@ OUTPUTS: dict[str, Callable[..., Tensor]] = {
     "additive": lambda x1, x2: torch.cat([x1, x2], -1),
     "affine": lambda x1, x2: torch.cat([x1, x2], -1),
     "verlet": lambda y, z: torch.cat([y, z], -1),
-    "momentum_pair": lambda x1, x2, v1, v2: torch.cat([x1, x2], -1),
-    **dict.fromkeys(("bdia", "leapfrog", "midpoint"), lambda first, second: second),
+    **dict.fromkeys(
+        ("momentum_pair", "momentum_nesterov", "momentum_one", "momentum_shared"),
+        lambda x1, x2, *velocities: torch.cat([x1, x2], -1),
+    ),
+    **dict.fromkeys(
+        ("bdia", "bdia_transformer", "leapfrog", "midpoint"), lambda first, second: second
+    ),
 }
 """What leaves the stage; the first stream of the others."""
 SPLIT_IN_HALVES = ("affine", "verlet")
-VELOCITIES = {"momentum": 1, "asynchronous_leapfrog": 1, "momentum_pair": 2}
+VELOCITIES = {
+    "momentum": 1,
+    "asynchronous_leapfrog": 1,
+    "momentum_one": 1,
+    "momentum_shared": 1,
+    "momentum_pair": 2,
+    "momentum_nesterov": 2,
+}
 """How many streams, the last ones, start at zero."""
 PAIRS = ("leapfrog", "verlet")
 """Couplings whose functions have the form -K^T s(K x + b)."""
 FUNCTIONS = {
     "additive": "FG",
     "affine": "STUV",
-    "momentum_pair": "FG",
+    **dict.fromkeys(
+        ("momentum_pair", "momentum_one", "momentum_shared", "momentum_nesterov"), "FG"
+    ),
+    "bdia_transformer": "FG",
     "residual_pair": "FG",
     "verlet": "FG",
 }

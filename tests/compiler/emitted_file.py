@@ -56,6 +56,8 @@ def computed(
     strategies = ["store", "checkpoint"]
     if not any(stage.facts.obstacles for stage in network.stages):
         strategies.append("reversible")
+    for stage in network.stages:
+        stage.reach_inverse()
     for strategy in strategies:
         network.set_backward(strategy)
         network.train()

@@ -33,7 +33,7 @@ def exact_stage(
 def in_floats(stage: Stage) -> Stage:
     """The same stage with the same weights, in float64 and ordinary arithmetic."""
     plan = replace(stage.plan, fraction_bits=None)
-    found = Stage(plan, classes=3).double()
+    found = Stage(plan, {"classes": 3}).double()
     found.load_state_dict(stage.state_dict())
     return found.train(stage.training)
 

@@ -9,7 +9,7 @@ import matrix_machinery
 import matrix_passes
 import matrix_states
 import matrix_table
-from coupling_equations import COUPLINGS
+from coupling_equations import COUPLINGS, VARIANTS
 
 THEMES = (
     matrix_gradients.THEME,
@@ -23,7 +23,7 @@ ROWS = sorted(matrix_table.ROWS, key=lambda row: THEMES.index(row.theme))
 
 def page() -> str:
     """The text of docs/matrix.md."""
-    return matrix_table.table(ROWS, len(COUPLINGS))
+    return matrix_table.table(ROWS, len(COUPLINGS) - len(VARIANTS))
 
 
 if __name__ == "__main__":

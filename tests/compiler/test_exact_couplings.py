@@ -46,8 +46,12 @@ def coupled(coupling: str, depth: int, constants: Any = None, **keys: Any) -> St
 FORMS = {
     "affine": {"Monotone"},
     "bdia": {"Parity"},
+    "bdia_transformer": {"Parity"},
     "momentum": {"Gauge", "Unit"},
+    "momentum_one": {"Gauge", "Unit"},
+    "momentum_shared": {"Gauge", "Unit"},
     "momentum_pair": {"Remainder", "Unit"},
+    "momentum_nesterov": {"Remainder", "Unit"},
 }
 
 

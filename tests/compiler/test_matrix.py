@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from coupling_equations import COUPLINGS, strategies
+from coupling_equations import COUPLINGS, VARIANTS, strategies
 from matrix_rows import ROWS, page
 from matrix_table import Row
 from plain_networks import Case
@@ -15,6 +15,7 @@ CELLS = [
     pytest.param(row, Case(coupling, strategy), id=f"{row.name}-{coupling}-{strategy}")
     for row in ROWS
     for coupling in COUPLINGS
+    if coupling not in VARIANTS
     for strategy in strategies(coupling)
     if strategy in row.only
 ]

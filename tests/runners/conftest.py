@@ -55,7 +55,7 @@ def tiny() -> Callable[..., Loaded]:
 
 def small_network(loaded: Loaded) -> nn.Module:
     """Fast, and with dropout, so that it draws from the global generator."""
-    inputs, classes = 1, loaded.spec.task.classes
+    inputs, classes = 1, loaded.spec.task.sizes["classes"]
     for size in loaded.spec.input.shape.sizes:
         inputs *= size
     return nn.Sequential(

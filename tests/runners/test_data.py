@@ -36,19 +36,19 @@ def test_digits_are_split_without_overlap_and_by_class(tiny: Tiny) -> None:
     assert (len(data.training), len(data.validation), len(data.test)) == (1297, 145, 355)
     # Training and validation are cut from one set by index; the test set is another.
     assert not set(data.training.indices.tolist()) & set(data.validation.indices.tolist())
-    assert data.training.images is data.validation.images
+    assert data.training.samples is data.validation.samples
     for split, low, high in ((data.validation, 13, 16), (data.test, 34, 37)):
-        counts = split.images.labels[split.indices].bincount()
+        counts = split.samples.labels[split.indices].bincount()
         assert low <= counts.min() <= counts.max() <= high
-    trained = {image.numpy().tobytes() for image in data.training.images.images}  # type: ignore[attr-defined]
-    assert not trained & {image.numpy().tobytes() for image in data.test.images.images}  # type: ignore[attr-defined]
+    trained = {image.numpy().tobytes() for image in data.training.samples.images}  # type: ignore[attr-defined]
+    assert not trained & {image.numpy().tobytes() for image in data.test.samples.images}  # type: ignore[attr-defined]
 
 
 def test_the_seed_determines_the_validation_split_and_not_the_test_set(tiny: Tiny) -> None:
     first, again, other = opened(tiny(), 1), opened(tiny(), 1), opened(tiny(), 2)
     assert torch.equal(first.validation.indices, again.validation.indices)
     assert not torch.equal(first.validation.indices, other.validation.indices)
-    assert torch.equal(first.test.images.labels, other.test.images.labels)
+    assert torch.equal(first.test.samples.labels, other.test.samples.labels)
 
 
 def test_digits_are_normalised(tiny: Tiny) -> None:
@@ -80,7 +80,7 @@ def test_evaluation_reads_each_image_once_and_leaves_the_generator(tiny: Tiny) -
     split = opened(tiny()).validation
     state = torch.get_rng_state()
     labels = torch.cat([labels for _, labels in read(split, in_order(split, 64), CPU)])
-    assert torch.equal(labels, split.images.labels[split.indices])
+    assert torch.equal(labels, split.samples.labels[split.indices])
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -204,9 +204,9 @@ def test_an_image_folder_is_grey_where_the_input_has_one_channel(
 def test_only_training_images_of_a_folder_are_augmented(tiny: Tiny, tmp_path: Path) -> None:
     augment = [{"random_resized_crop": 0.5}, "horizontal_flip"]
     data = opened(folder_spec(tiny, write_folder(tmp_path), augment=augment))
-    assert "RandomResizedCrop" in str(data.training.images)
-    assert "Random" not in str(data.validation.images)
-    assert "Random" not in str(data.test.images)
+    assert "RandomResizedCrop" in str(data.training.samples)
+    assert "Random" not in str(data.validation.samples)
+    assert "Random" not in str(data.test.samples)
 
 
 def test_workers_read_the_same_images_each_time(tiny: Tiny, tmp_path: Path) -> None:

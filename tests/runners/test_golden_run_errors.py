@@ -81,6 +81,18 @@ spec.yaml:2:1: error[E605] training needs `data:`, and tiny has none
     2 | name: tiny
       | ^^^^""",
     ),
+    "no weights to start from": (
+        "learning_rate: 1e-3}",
+        "learning_rate: 1e-3, start_from: w.safetensors}",
+        "",
+        "",
+        "cpu",
+        """\
+spec.yaml:13:52: error[E606] w.safetensors is not there
+    13 | train: {epochs: 1, batch: 64, learning_rate: 1e-3, start_from: w.safetensors}
+       |                                                    ^^^^^^^^^^
+  help: `archspec convert SPEC --from MODEL` writes the weights of a model for a spec""",
+    ),
     "side inputs": (
         "functions: {F: [tanh], G: [tanh]}",
         "functions: {F: [add], G: [tanh]}\n    update: [x1 += F(x2, s), x2 += G(x1)]\n"

@@ -52,11 +52,11 @@ runners.train.train(load(spec), Path(output), device="cpu", quiet=True)
 
 
 def comparable(result: TrainResult) -> tuple[float, ...]:
-    return result.test_accuracy, result.test_loss, result.validation_accuracy, result.best_epoch
+    return result.test_metric, result.test_loss, result.validation_metric, result.best_epoch
 
 
 def records(folder: Path) -> list[dict[str, object]]:
-    clock = {"seconds", "images_per_second", "memory_bytes"}
+    clock = {"seconds", "samples_per_second", "memory_bytes"}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 

@@ -18,6 +18,7 @@ from archspec.diagnostics import SpecError
 from archspec.loading import Loaded
 from runners.checkpoint import Best
 from runners.progress import Glance, Memory, watching
+from runners.tasks import ACCURACY, SUBOPTIMALITY
 from runners.train import TrainingError, train
 
 Tiny = Callable[..., Loaded]
@@ -30,7 +31,7 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 def test_a_run_learns_and_leaves_its_files(tiny: Tiny, tmp_path: Path) -> None:
     result = train(tiny("train.epochs=6"), tmp_path, device="cpu", quiet=True)
-    assert result.test_accuracy > 0.8
+    assert result.test_metric > 0.8
     assert (result.epochs, result.output, result.device) == (6, str(tmp_path), "cpu")
     assert result.parameters == 64 * 32 + 32 + 32 * 10 + 10
     names = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
@@ -43,12 +44,12 @@ def test_a_run_learns_and_leaves_its_files(tiny: Tiny, tmp_path: Path) -> None:
     assert records[-1]["train_loss"] < records[0]["train_loss"]
     assert set(records[0]) == {
         "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
-        "learning_rate", "seconds", "images_per_second", "memory_bytes", "memory_kind",
+        "learning_rate", "seconds", "samples_per_second", "memory_bytes", "memory_kind",
     }  # fmt: skip
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("validation/accuracy")] == [1, 2, 3, 4, 5, 6]
-    assert result.validation_accuracy == max(r["validation_accuracy"] for r in records)
-    assert records[result.best_epoch - 1]["validation_accuracy"] == result.validation_accuracy
+    assert result.validation_metric == max(r["validation_accuracy"] for r in records)
+    assert records[result.best_epoch - 1]["validation_accuracy"] == result.validation_metric
 
 
 def test_a_finished_run_only_reports(
@@ -69,9 +70,9 @@ def test_the_test_set_is_read_once_after_training(
     seen = []
     evaluate = module.evaluate
 
-    def watched(parts: object, split: object, batch: int) -> object:
+    def watched(parts: object, task: object, split: object, batch: int) -> object:
         seen.append(len(split))  # type: ignore[arg-type]
-        return evaluate(parts, split, batch)  # type: ignore[arg-type]
+        return evaluate(parts, task, split, batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "evaluate", watched)
     train(tiny(), tmp_path, quiet=True)
@@ -80,10 +81,12 @@ def test_the_test_set_is_read_once_after_training(
 
 def test_the_best_has_the_highest_accuracy_and_then_the_lowest_loss() -> None:
     best = Best(3, 0.9, 0.5)
-    assert best.beaten_by(0.91, 9.0)
-    assert best.beaten_by(0.9, 0.4)
-    assert not best.beaten_by(0.9, 0.5)
-    assert not best.beaten_by(0.89, 0.1)
+    assert best.beaten_by(0.91, 9.0, ACCURACY)
+    assert best.beaten_by(0.9, 0.4, ACCURACY)
+    assert not best.beaten_by(0.9, 0.5, ACCURACY)
+    assert not best.beaten_by(0.89, 0.1, ACCURACY)
+    assert best.beaten_by(0.89, 9.0, SUBOPTIMALITY)
+    assert not best.beaten_by(0.91, 0.1, SUBOPTIMALITY)
 
 
 def test_the_result_is_of_the_best_weights_and_not_the_last(
@@ -97,19 +100,19 @@ def test_the_result_is_of_the_best_weights_and_not_the_last(
     monkeypatch.setattr("runners.loop.learning_rate", learning_rate)
     result = train(tiny("train.clip=null"), tmp_path, quiet=True)
     assert result.best_epoch == 2
-    assert lines(tmp_path)[2]["validation_accuracy"] < result.test_accuracy
+    assert lines(tmp_path)[2]["validation_accuracy"] < result.test_metric
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precisions_train_too(tiny: Tiny, tmp_path: Path, precision: str) -> None:
     loaded = tiny(f"train.precision={precision}", "train.epochs=4")
     result = train(loaded, tmp_path, device="cpu", quiet=True)
-    assert result.test_accuracy > 0.6
+    assert result.test_metric > 0.6
 
 
 def test_sgd_trains_too(tiny: Tiny, tmp_path: Path) -> None:
     settings = ("train.optimizer=sgd", "train.learning_rate=0.1")
-    assert train(tiny(*settings), tmp_path, quiet=True).test_accuracy > 0.8
+    assert train(tiny(*settings), tmp_path, quiet=True).test_metric > 0.8
 
 
 def test_the_seed_determines_the_run(tiny: Tiny, tmp_path: Path) -> None:
@@ -205,10 +208,10 @@ def test_quiet_is_quiet(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=io.StringIO(), force_terminal=True, width=200)
     monkeypatch.setattr("runners.progress.Console", lambda **_: screen)
-    with watching(False, 4, 10, 1) as watcher:
+    with watching(False, 4, 10, 1, ACCURACY) as watcher:
         watcher.step(GLANCE)
         watcher.epoch(GLANCE, 0.9, 0.95)
     shown = screen.file.getvalue()  # type: ignore[attr-defined]
     assert "epoch 1/4" in shown
-    assert "loss 0.500 acc 87.5% 1,234 img/s 3 MiB val 90.0%" in shown  # fits 80 columns
-    assert "val 90.0%" in shown
+    assert "loss 0.500 acc 87.50% 1,234/s 3 MiB val 90.00%" in shown  # fits 80 columns
+    assert "val 90.00%" in shown

@@ -1,0 +1,138 @@
+"""From a network's input to what reaches its head, and back.
+
+A stage's layers have the derived inverse. Here is that of all between them: of the stem, of
+transitions, and of how streams start and leave a stage. Where these keep all that there is, the
+whole body inverts, as that of an i-RevNet does (Jacobsen et al. 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from archspec.expressions import Call, Expression, Name, show
+from archspec.layers import SqueezeLayer, UnsqueezeLayer
+from archspec.shapes import channel_dimension
+from compiler.functions.maps import Squeeze, Unsqueeze
+from compiler.network import Network
+from compiler.plan import LayerPlan, NetworkPlan, StagePlan
+from compiler.shapes import chunk_numbers
+
+INVERTIBLE_LAYERS = (SqueezeLayer, UnsqueezeLayer)
+INPUT = Name("input")
+
+
+def body(model: Network, value: Tensor, **side: Tensor) -> Tensor:
+    """The network's input (B, …) → what reaches its head (B, …).
+
+    Side inputs are given by name, as the network takes them.
+    """
+    value = model.stem(value)
+    for stage in model.stages:
+        read = {name: side[name] for name in stage.facts.side}
+        value = stage.merge(*stage(*stage.split(value), **read))
+    return value
+
+
+def invert_body(model: Network, features: Tensor, **side: Tensor) -> Tensor:
+    """What reaches the head (B, …) → the network's input (B, …): the inverse of `body`.
+
+    Exact to rounding; with exact arithmetic, the input on the grid of the first stage. Raises
+    ValueError, with every reason, for a body without an inverse, and what `BaseStage.inverse`
+    raises: a network with dropout must be in evaluation.
+    """
+    if reasons := body_obstacles(model.plan):
+        raise ValueError("\n".join((f"the body of {model.plan.name} has no inverse:", *reasons)))
+    for stage in reversed(list(model.stages)):
+        read = {name: side[name] for name in stage.facts.side}
+        streams = stage.inverse(*streams_of(stage.plan, features), **read)
+        features = invert_layers(stage.transition, entry_of(stage.plan, streams))
+    return invert_layers(model.stem, features)
+
+
+def body_obstacles(plan: NetworkPlan) -> tuple[str, ...]:
+    """Why a network's body has no inverse, a line for each reason; none if it has one."""
+    reasons = [f"stem: {reason}" for reason in _of_layers(plan.stem)]
+    for stage in plan.stages:
+        reasons += [f"stage `{stage.name}`: {reason}" for reason in _of_stage(stage)]
+    return tuple(reasons)
+
+
+def _of_stage(plan: StagePlan) -> Iterator[str]:
+    yield from (f"transition: {reason}" for reason in _of_layers(plan.transition))
+    if plan.obstacles:
+        yield f"its update has no inverse: {plan.obstacles[0].message}"
+    elif not plan.invertible_in_evaluation:
+        yield "its update has no inverse in evaluation"
+    if whole_input(plan) is None:
+        starts = ", ".join(f"{stream.name}: {show(stream.start)}" for stream in plan.streams)
+        yield f"no stream starts as `input`, nor do all of its chunks; found {starts}"
+    if missing := [s.name for s in plan.streams if s.name not in names_in_output(plan)]:
+        yield f"{', '.join(missing)} cannot be told from the output `{show(plan.output)}`"
+
+
+def _of_layers(plans: Sequence[LayerPlan]) -> Iterator[str]:
+    for plan in plans:
+        if not isinstance(plan.layer, INVERTIBLE_LAYERS):
+            kind = getattr(plan.layer, "kind")  # noqa: B009  (declared by each kind)
+            yield f"`{kind}` has no inverse; `squeeze` and `unsqueeze` have"
+
+
+def names_in_output(plan: StagePlan) -> tuple[str, ...]:
+    """The streams that the output is, one behind the other; none where it is an expression of
+    another kind."""
+    output = plan.output
+    if isinstance(output, Name):
+        return (output.name,)
+    if not isinstance(output, Call) or output.function != "concat":
+        return ()
+    names = [part.name for part in output.arguments if isinstance(part, Name)]
+    return tuple(names) if len(names) == len(output.arguments) else ()
+
+
+def streams_of(plan: StagePlan, output: Tensor) -> tuple[Tensor, ...]:
+    """A stage's output (B, …) → its streams after the last layer, in the spec's order."""
+    names = names_in_output(plan)
+    shapes = {s.name: shape for s, shape in zip(plan.streams, plan.final, strict=True)}
+    channels = [shapes[name].channels for name in names]
+    parts = torch.split(output, channels, channel_dimension(plan.result))
+    found = dict(zip(names, parts, strict=True))
+    return tuple(found[stream.name] for stream in plan.streams)
+
+
+def whole_input(plan: StagePlan) -> tuple[int, ...] | None:
+    """The numbers of the streams that are a stage's input before the first layer, one behind the
+    other. None where parts of it are in no stream as they stand."""
+    starts = [stream.start for stream in plan.streams]
+    if INPUT in starts:
+        return (starts.index(INPUT),)
+    parts = {_part(start): index for index, start in enumerate(starts)}
+    for count in sorted({part[1] for part in parts if part is not None}):
+        wanted = [(number, count) for number in range(1, count + 1)]
+        if parts.keys() >= set(wanted):
+            return tuple(parts[each] for each in wanted)
+    return None
+
+
+def _part(start: Expression) -> tuple[int, int] | None:
+    """Which chunk of the input, of how many, a stream starts as, if it does."""
+    if isinstance(start, Call) and start.function == "chunk" and start.arguments[0] == INPUT:
+        return chunk_numbers(start)
+    return None
+
+
+def entry_of(plan: StagePlan, streams: Sequence[Tensor]) -> Tensor:
+    """A stage's streams before the first layer → its input after the transition (B, …)."""
+    parts = whole_input(plan)
+    assert parts is not None
+    return torch.cat([streams[part] for part in parts], channel_dimension(plan.input))
+
+
+def invert_layers(layers: nn.Module, value: Tensor) -> Tensor:
+    """What invertible layers made of a tensor (B, …) → that tensor."""
+    for layer in reversed(list(layers.children())):
+        assert isinstance(layer, (Squeeze, Unsqueeze))
+        value = layer.inverse(value)
+    return value

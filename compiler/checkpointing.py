@@ -1,0 +1,201 @@
+"""Checkpointing: activations computed again, from streams that were kept before some layers.
+
+While layers are recorded their streams are kept where a schedule says so. When backward first asks
+for a handle of a layer, layers are replayed from the last checkpoint before it. Beside torch this
+file imports the engine, exact arithmetic's information and the schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from compiler.engine import (
+    Group,
+    Handle,
+    Kept,
+    Layer,
+    Permute,
+    Tape,
+    Values,
+    check_refused,
+    uncompiled,
+    unpack,
+)
+from compiler.information import Information
+from compiler.schedules import kept
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The streams before a layer, and what exact arithmetic has kept so far."""
+
+    streams: Mapping[str, Kept]
+    information: Information
+
+
+class CheckpointTape(Tape):
+    """Keeps the streams before its first layer, and rebuilds by running all of them again."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        draws: Sequence[Values],
+        values: Values,
+        information: Information,
+        first: int = 0,
+    ) -> None:
+        super().__init__(layers, draws, values, information, first)
+        self.starts = [0, *accumulate(len(layer.steps) for layer in layers)]
+        """The number of each layer's first step, and that of the steps."""
+        self.checkpoints: dict[int, Checkpoint] = {}
+        """By the layer that the streams enter."""
+        self.replayed = information
+        """The information where the replay stands."""
+
+    def record(self, values: Values) -> Values:
+        """Run forward, keeping streams on the way."""
+        final = super().record(values)
+        self.information = Information()  # what comes after is for the layers after
+        return final
+
+    def enter(self, layer: int, streams: Values) -> None:
+        """Keep the streams before the first layer."""
+        if layer == 0:
+            self.keep(layer, streams, self.information)
+
+    def keep(self, layer: int, streams: Values, information: Information) -> None:
+        """Keep the streams before a layer."""
+        held = {name: Kept(stream.detach()) for name, stream in streams.items()}
+        self.checkpoints[layer] = Checkpoint(held, information.copy())
+
+    def stand_at(self, layer: int) -> None:
+        """Stand before a layer whose streams are kept."""
+        checkpoint = self.checkpoints[layer]
+        self.values = {name: unpack(stream) for name, stream in checkpoint.streams.items()}
+        self.replayed = checkpoint.information.copy()
+
+    def exactly_again(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
+        """The new value."""
+        return compute(self.replayed)
+
+    def materialise(self, handle: Handle) -> None:
+        """Run everything again; each group on the way is captured."""
+        self.stand_at(0)
+        for layer in range(len(self.layers)):
+            self.replay(layer)
+        self.leave()
+
+    def replay(self, layer: int) -> None:
+        """Run a layer again, from the streams where the replay stands."""
+        assert self.values is not None
+        values, streams = self.values, tuple(self.values)
+        for index in range(self.starts[layer], self.starts[layer + 1]):
+            step = self.steps[index][2]
+            if isinstance(step, Permute):
+                values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
+                continue
+            self.provide_calls(index)
+            values[step.target] = self.replay_arithmetic(index)
+            self.forget_results(index)
+        self.values = {name: values[name] for name in streams}
+
+    def leave(self) -> None:
+        """Let the streams go where the replay stands."""
+        self.values, self.replayed = None, Information()
+
+
+class BinomialTape(CheckpointTape):
+    """Keeps the streams before at most `slots` layers at any time, and rebuilds one layer after
+    another by the binomial schedule."""
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        draws: Sequence[Values],
+        values: Values,
+        information: Information,
+        slots: int,
+    ) -> None:
+        super().__init__(layers, draws, values, information)
+        self.slots = slots
+        # What follows the layers is undone first: the last step of the chain.
+        self.planned = frozenset((0, *kept(len(layers) + 1, slots)))
+        self.wanted = 0
+        """The layer whose groups are captured."""
+
+    def enter(self, layer: int, streams: Values) -> None:
+        """Keep the streams where the schedule says so."""
+        if layer in self.planned:
+            self.keep(layer, streams, self.information)
+
+    def materialise(self, handle: Handle) -> None:
+        """Run forward to the handle's layer, keeping streams on the way in the slots that layers
+        behind it have left, and replay that layer."""
+        self.wanted, _, _ = self.steps[handle.group.step]
+        self.drop_after(self.wanted)
+        start, free = max(self.checkpoints), self.slots - len(self.checkpoints)
+        planned = {start + n for n in kept(self.wanted + 1 - start, free + 1)}
+        self.stand_at(start)
+        for layer in range(start, self.wanted + 1):
+            if layer in planned:
+                assert self.values is not None
+                self.keep(layer, self.values, self.replayed)
+            self.replay(layer)
+        self.drop_after(self.wanted - 1)
+        self.leave()
+
+    def drop_after(self, layer: int) -> None:
+        """Free the slots of later layers; the stage's own input stays."""
+        self.checkpoints = {n: c for n, c in self.checkpoints.items() if n <= max(layer, 0)}
+
+    @contextmanager
+    def capture(self, group: Group) -> Iterator[set[int]]:
+        """Of the wanted layer alone. The others run under the same conditions, in which kernels
+        are chosen, and nothing of them is kept."""
+        if self.steps[group.step][0] == self.wanted:
+            with super().capture(group) as captured:
+                yield captured
+        else:
+            with torch.enable_grad(), self.autocast.entered():
+                yield set()
+
+
+@uncompiled
+def run_checkpointed(
+    layers: Sequence[Layer],
+    values: Values,
+    draws: Sequence[Values],
+    information: Information | None = None,
+    every: int = 1,
+) -> Values:
+    """Run layers; backward runs `every` so many of them again together, from the streams kept
+    before them, and, for exact updates that read it, the information kept so far."""
+    check_refused(values)
+    information = information or Information(keeps=False)
+    for first in range(0, len(layers), every):
+        part = slice(first, first + every)
+        tape = CheckpointTape(layers[part], draws[part], values, information, first)
+        values = tape.record(values)
+    return values
+
+
+@uncompiled
+def run_binomial(
+    layers: Sequence[Layer],
+    values: Values,
+    draws: Sequence[Values],
+    information: Information | None = None,
+    *,
+    slots: int,
+) -> Values:
+    """As `run_checkpointed`; backward runs each layer again, from streams of which no more than
+    `slots` are kept at any time."""
+    check_refused(values)
+    information = information or Information(keeps=False)
+    return BinomialTape(layers, draws, values, information, slots).record(values)

@@ -1,0 +1,1 @@
+"""Weights of published models for specs of the same architecture."""

@@ -1,0 +1,104 @@
+"""Where published weights come from: torchvision, timm, or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from archspec.diagnostics import nearest
+
+PICKLED = (".pth", ".pt", ".bin")
+WITHIN = ("state_dict", "model")
+"""Where training programs put the weights within what they save."""
+
+
+class SourceError(ValueError):
+    """A source that there is not, or that holds no weights."""
+
+
+class DownloadError(RuntimeError):
+    """Weights that could not be brought here."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Published weights by their own names, and the model that they are of, where that is known."""
+
+    title: str
+    tensors: Mapping[str, Tensor]
+    model: nn.Module | None
+
+
+def open_source(name: str) -> Source:
+    """A file of weights (.safetensors, .pth), or a model of torchvision's or timm's, which
+    downloads its weights; `vit_b_16:IMAGENET1K_SWAG_E2E_V1` names those it has several of.
+
+    Raises `SourceError` and `DownloadError`.
+    """
+    path = Path(name)
+    if path.suffix in (".safetensors", *PICKLED) or path.is_file():
+        return Source(name, read_tensors(path), None)
+    try:
+        model = _torchvision(name) or _timm(name)
+    except (OSError, RuntimeError) as error:  # no network, no space, another hash
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DownloadError(f"the weights of {name} could not be downloaded: {reason}") from None
+    return Source(name, model.state_dict(), model)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name, on the CPU. Code in it is not run. Raises `SourceError`."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SourceError(f"there is no file {path}") from None
+    except Exception as error:  # a file of something else raises whatever its first bytes lead to
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise SourceError(f"{path} cannot be read as a file of weights: {reason}") from None
+    for key in WITHIN:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise SourceError(f"{path} holds something else than tensors by their names")
+    return {str(name): value for name, value in found.items()}
+
+
+def _torchvision(name: str) -> nn.Module | None:
+    """The model with its weights; None where torchvision has none of this name."""
+    from torchvision import models
+
+    kind, _, version = name.partition(":")
+    if kind not in models.list_models(models):
+        return None
+    known = models.get_model_weights(kind)
+    if version and version not in known.__members__:
+        near = nearest(version, known.__members__)
+        raise SourceError(f"{kind} has no weights `{version}`; {near}")
+    model: nn.Module = models.get_model(kind, weights=known[version] if version else known.DEFAULT)
+    return model
+
+
+def _timm(name: str) -> nn.Module:
+    """The model with its weights. Raises `SourceError` where there is none."""
+    from torchvision import models
+
+    try:
+        import timm
+    except ImportError:
+        known = [n for n in models.list_models(models) if n.startswith(("vit_", "resnet"))]
+        message = f"torchvision has no model `{name}`, and timm, which may, is not installed"
+        raise SourceError(f"{message}; {nearest(name, known)}") from None
+    if not timm.is_model(name):
+        known = timm.list_models("vit_*") + models.list_models(models)
+        near = nearest(name, known).partition("  ")[0]
+        raise SourceError(f"neither torchvision nor timm has a model `{name}`; {near}")
+    model: nn.Module = timm.create_model(name, pretrained=True)
+    return model

@@ -1,0 +1,127 @@
+"""What a network is trained for: its loss, what it is measured by, and where its weights start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from archspec.diagnostics import Diagnostic, SpecError
+from archspec.loading import Loaded
+from archspec.training import Classify
+from runners.lasso import Lasso, start_at_ista
+from runners.sparse_codes import open_lasso
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs (B, …), and what the task needs to know of each sample, (B, …)."""
+Model = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the best epoch is chosen by."""
+
+    name: str
+    short: str
+    """For a bar in 80 columns."""
+    higher_is_better: bool
+    form: str
+    """The format of its values."""
+
+    def text(self, value: float) -> str:
+        return format(value, self.form)
+
+    def better(self, value: float, than: float) -> bool:
+        return value > than if self.higher_is_better else value < than
+
+
+ACCURACY = Metric("accuracy", "acc", higher_is_better=True, form=".2%")
+SUBOPTIMALITY = Metric("suboptimality", "above", higher_is_better=False, form=".2e")
+"""The objective of a Lasso above its least value."""
+METRICS = {metric.name: metric for metric in (ACCURACY, SUBOPTIMALITY)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one batch."""
+
+    loss: Tensor
+    """The mean over its samples, (), which gradients are taken of."""
+    measured: float
+    """The sum of the metric over its samples."""
+
+
+class Task(Protocol):
+    """One kind of task, with its settings."""
+
+    @property
+    def metric(self) -> Metric: ...
+
+    def start(self, model: nn.Module) -> None:
+        """Set weights where training for this task starts from others than random ones."""
+
+    def in_training(self, model: Model, batch: Batch) -> Outcome:
+        """The loss that is minimised, and the metric."""
+
+    def in_evaluation(self, model: Model, batch: Batch) -> Outcome:
+        """The loss that is reported, and the metric."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Cross-entropy; targets are labels (B)."""
+
+    label_smoothing: float = 0.0
+    metric: Metric = ACCURACY
+
+    def start(self, model: nn.Module) -> None: ...
+
+    def in_training(self, model: Model, batch: Batch) -> Outcome:
+        return _classified(model, batch, self.label_smoothing)
+
+    def in_evaluation(self, model: Model, batch: Batch) -> Outcome:
+        return _classified(model, batch, 0.0)
+
+
+def _classified(model: Model, batch: Batch, label_smoothing: float) -> Outcome:
+    inputs, labels = batch
+    logits = model(inputs)
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return Outcome(loss, int((logits.argmax(1) == labels).sum()))
+
+
+@dataclass(frozen=True)
+class SparseCoding:
+    """The objective of the Lasso at the code that the network gives, without labels: targets (B)
+    are the least values of the objective, for the metric alone."""
+
+    lasso: Lasso
+    metric: Metric = SUBOPTIMALITY
+
+    def start(self, model: nn.Module) -> None:
+        """Gregor and LeCun's form starts as ISTA."""
+        start_at_ista(model, self.lasso)
+
+    def in_training(self, model: Model, batch: Batch) -> Outcome:
+        measurements, least = batch
+        objective = self.lasso.objective(measurements, model(measurements))
+        return Outcome(objective.mean(), (objective.detach() - least).sum().item())
+
+    in_evaluation = in_training
+
+
+def open_task(loaded: Loaded) -> Task:
+    """The task of a spec that is trained. Raises `SpecError`."""
+    recipe = loaded.spec.train
+    smoothing = recipe.label_smoothing if recipe else 0.0
+    if isinstance(loaded.spec.task, Classify):
+        return Classification(smoothing)
+    lasso = open_lasso(loaded)
+    if smoothing:
+        message = "there are no labels to smooth: the task is sparse_code"
+        span = loaded.tree.where(("train", "label_smoothing"))
+        raise SpecError([Diagnostic("E602", message, span, "leave out `label_smoothing`")])
+    return SparseCoding(replace(lasso, dictionary=lasso.dictionary.float()))

@@ -1,0 +1,259 @@
+"""i-RevNets: beside the authors' equations, and images back from features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import archspec
+from compiler.body import body, body_obstacles, invert_body
+from compiler.network import Network
+from compiler.verify import verify
+
+STAGES = ("enter1", "fine", "enter2", "middle", "enter3", "coarse")
+EXACT = [f"stages.{stage}.arithmetic=exact" for stage in STAGES]
+SHALLOW = [f"stages.{stage}.depth=2" for stage in STAGES[1::2]]
+
+
+def trained_like(network: Network) -> Network:
+    """Norms with scales drawn at random, and the statistics of what reaches them; in evaluation."""
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None  # the mean of all batches
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, 0, 0.1)
+    with torch.no_grad():
+        for _ in range(2):
+            network.train()(torch.randn(16, *network.input))
+    return network.eval()
+
+
+@torch.no_grad()
+def test_images_come_back_from_features() -> None:
+    """At full size, to rounding."""
+    torch.manual_seed(0)
+    network = trained_like(archspec.build("irevnet_cifar10"))
+    images = torch.randn(2, 3, 32, 32)
+    features = body(network, images)
+    assert features.shape == (2, 768, 2, 2)
+    assert torch.equal(network.head(features), network(images))
+    torch.testing.assert_close(invert_body(network, features), images, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_with_exact_arithmetic_every_bit_comes_back(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    network = trained_like(archspec.build("irevnet_cifar10", EXACT))
+    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=layout)
+    on_grid = (images * 2**14).round() / 2**14
+    found = invert_body(network, body(network, images))
+    assert torch.equal(found, on_grid)
+    assert not torch.equal(found, images)
+
+
+# The authors' network ----------------------------------------------------------------------------
+
+
+def squeezed(value: Tensor) -> Tensor:
+    """Space to depth as the authors have it: a pixel's place in its square comes before its
+    channel, the other way about than in `pixel_unshuffle`."""
+    batch, channels, height, width = value.shape
+    squares = value.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return squares.permute(0, 3, 5, 1, 2, 4).reshape(batch, -1, height // 2, width // 2)
+
+
+class Theirs(nn.Module):
+    """Jacobsen et al. 2018, equation 1, with channels in their order: x2, x1 + F(x2); where F has a
+    stride, both are squeezed. The functions are ours, between two permutations of channels."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        x1, x2 = squeezed(images).chunk(2, 1)
+        ours = torch.arange(x1.shape[1])  # where each of their channels is in our streams
+        for stage in self.network.stages:
+            strided = stage.facts.name.startswith("enter")
+            after = squeezed_order(ours) if strided else ours
+            for layer in stage.layers:
+                change = layer.F(x2[:, ours.argsort()])[:, after]
+                if strided:
+                    x1, x2 = squeezed(x1), squeezed(x2)
+                x1, x2 = x2, x1 + change
+            ours = after
+        both = torch.cat([x1, x2], 1)[:, torch.cat([ours.argsort(), len(ours) + ours.argsort()])]
+        logits: Tensor = self.network.head(both)
+        return logits
+
+
+def squeezed_order(ours: Tensor) -> Tensor:
+    """The order of the channels of squares, from that of the channels of pixels."""
+    places = torch.arange(4)[:, None]
+    return (4 * ours[None, :] + places).flatten()
+
+
+def gradients(module: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The output, and the gradients of a loss for all parameters and for the images."""
+    output = module(images)
+    return output, list(torch.autograd.grad(output.square().sum(), [*module.parameters(), images]))
+
+
+def test_it_computes_the_authors_equations() -> None:
+    """Outputs and gradients, in training, dropout aside. Our first squeeze puts other channels into
+    the halves than theirs: we are given images whose squares are laid out so that it does not."""
+    torch.manual_seed(0)
+    network = archspec.build("irevnet_cifar10", SHALLOW).double().train()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+
+    class Ours(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, value: Tensor) -> Tensor:
+            logits: Tensor = network(functional.pixel_shuffle(squeezed(value), 2))
+            return logits
+
+    expected, theirs_found = gradients(Theirs(network), images)
+    output, found = gradients(Ours(), images)
+    torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
+    for ours, theirs in zip(found, theirs_found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+
+
+# Squeezes between the stages of any network -------------------------------------------------------
+
+BRANCH = ["batch_norm", "relu", {"conv": {"bias": False}}]
+
+
+def squeezing(**keys: Any) -> dict[str, Any]:
+    """A RevNet whose stages are squeezed into one another."""
+    halves = {"x1": "chunk(input, 1, 2)", "x2": "chunk(input, 2, 2)"}
+    stage = {"depth": 2, "coupling": "additive", "streams": halves}
+    stage["functions"] = {"F": BRANCH, "G": BRANCH}
+    spec: dict[str, Any] = {
+        "archspec": 1,
+        "name": "squeezing_revnet",
+        "summary": "Nothing is stored between its stages",
+        "input": {"image": [3, 8, 8]},
+        "stem": ["squeeze"],
+        "stages": {
+            "fine": stage,
+            "coarse": {"transition": ["squeeze"], **stage},
+            "fine_again": {"transition": ["unsqueeze"], **stage},
+        },
+        "head": [{"pool": "mean"}, {"linear": "classes"}],
+        "task": {"classify": {"classes": 4}},
+    }
+    return {**spec, **keys}
+
+
+def test_transitions_by_squeezes_are_there_for_every_spec() -> None:
+    torch.manual_seed(0)
+    network = archspec.build(squeezing())
+    assert all(stage.passed for stage in verify(network))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        features = body(network.eval(), images)
+        assert features.shape == (2, 12, 4, 4)
+        torch.testing.assert_close(invert_body(network, features), images, rtol=0, atol=1e-5)
+
+
+def stage_of(streams: dict[str, str], update: list[str], output: str, **keys: Any) -> Any:
+    stage = {"depth": 2, "streams": streams, "update": update, "output": output}
+    layers: list[Any] = [{"linear": "channels"}]
+    return {"trunk": {**stage, "functions": {"F": layers}, **keys}}
+
+
+def on_vectors(stages: Any) -> Network:
+    head = [{"linear": "classes"}]
+    return archspec.build(squeezing(input={"features": [6]}, stem=[], stages=stages, head=head))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("streams", "update", "output"),
+    [
+        ({"x": "input", "y": "input"}, "x += F(y)", "concat(x, y)"),
+        ({"x": "input", "y": "zeros"}, "x += F(y)", "concat(y, x)"),
+        (
+            {"x": "chunk(input, 3, 3)", "y": "chunk(input, 1, 3)", "z": "chunk(input, 2, 3)"},
+            "x += F(y)",
+            "concat(x, z, y)",
+        ),
+        (
+            {"x": "zeros(2)", "y": "chunk(input, 2, 2)", "z": "chunk(input, 1, 2)"},
+            "z += F(y)",
+            "concat(x, z, y)",
+        ),
+    ],
+)
+def test_bodies_whose_streams_hold_the_input_invert(
+    streams: dict[str, str], update: str, output: str
+) -> None:
+    torch.manual_seed(0)
+    network = on_vectors(stage_of(streams, [update], output)).double()
+    values = torch.randn(3, 6, dtype=torch.float64)
+    found = invert_body(network, body(network, values))
+    torch.testing.assert_close(found, values, rtol=0, atol=1e-12)
+
+
+PAIR = {"x": "chunk(input, 1, 2)", "y": "chunk(input, 2, 2)"}
+GOOD = ["x += F(y)"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "reason"),
+    [
+        (stage_of(PAIR, GOOD, "x"), "stage `trunk`: y cannot be told from the output `x`"),
+        (
+            stage_of(PAIR, GOOD, "(x + y)/2"),
+            "stage `trunk`: x, y cannot be told from the output `(x + y)/2`",
+        ),
+        (
+            stage_of({"x": "2*input", "y": "chunk(input, 1, 1)*3"}, GOOD, "concat(x, y)"),
+            "stage `trunk`: no stream starts as `input`, nor do all of its chunks; "
+            "found x: 2*input, y: chunk(input, 1, 1)*3",
+        ),
+        (
+            stage_of(PAIR, GOOD, "concat(x, y)", transition=[{"linear": 6}]),
+            "stage `trunk`: transition: `linear` has no inverse; `squeeze` and `unsqueeze` have",
+        ),
+        (
+            stage_of({"x": "input"}, ["x += F(x)"], "x", backward="store"),
+            "stage `trunk`: its update has no inverse: F reads x, the stream that this update "
+            "rewrites, so x cannot be recovered",
+        ),
+        (
+            stage_of(
+                {"x": "input", "y": "input"},
+                ["x = g*x + F(y)"],
+                "concat(x, y)",
+                constants={"g": {"draw": [0.5, -0.5], "evaluate": 0}},
+            ),
+            "stage `trunk`: its update has no inverse in evaluation",
+        ),
+    ],
+)
+def test_bodies_that_do_not_invert_say_why(stages: Any, reason: str) -> None:
+    network = on_vectors(stages)
+    assert body_obstacles(network.plan) == (reason,)
+    with pytest.raises(ValueError, match="the body of squeezing_revnet has no inverse:") as raised:
+        invert_body(network, torch.zeros(1, 6))
+    assert reason in str(raised.value)
+
+
+def test_every_reason_is_given() -> None:
+    network = archspec.build("revnet38_cifar10")
+    reasons = body_obstacles(network.plan)
+    assert reasons[0] == "stem: `conv` has no inverse; `squeeze` and `unsqueeze` have"
+    assert "stage `middle`: transition: `residual` has no inverse; `squeeze` and" in str(reasons)
