@@ -46,7 +46,8 @@ def _family(family: str, entries: list[Entry]) -> Iterator[str]:
     yield COLUMNS + "".join(_row(each) for each in entries if each.family == family)
     for proof in PROOFS:
         if proof.family == family:
-            yield f"[{proof.test.rpartition('/')[2]}](../tests/zoo/{proof.test}): {proof.says}.\n"
+            name = proof.test.rpartition("/")[2]
+            yield f"[{name}](../tests/{proof.test}): {proof.says}.\n"
 
 
 def _row(each: Entry) -> str:

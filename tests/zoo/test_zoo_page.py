@@ -7,8 +7,8 @@ from pathlib import Path
 from proofs import PROOFS
 from zoo_page import page
 
-HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "zoo.md"
+TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs" / "zoo.md"
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -18,4 +18,4 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_every_proof_is_a_test() -> None:
     for proof in PROOFS:
-        assert (HERE / proof.test).is_file(), proof.test
+        assert (TESTS / proof.test).is_file(), proof.test
