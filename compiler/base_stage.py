@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compiler.checkpointing import run_binomial, run_checkpointed
+from compiler.checkpointing import invoke_again, run_binomial, run_checkpointed
 from compiler.engine import (
     OTHER_INFORMATION,
     Layer,
     RandomState,
     Values,
     invert,
+    invoke,
     is_transformed,
     run,
     run_reversible,
@@ -78,6 +79,8 @@ class BaseStage(nn.Module):
     """
 
     transition: nn.Module
+    starts: nn.ModuleDict
+    """The functions that streams start from."""
     progress: Tensor
     """How far training is, from 0 to 1; where the program reads it."""
 
@@ -315,6 +318,16 @@ class BaseStage(nn.Module):
         if self.facts.store_every is not None:
             return partial(run_reversible, every=self.facts.store_every)
         return run_reversible
+
+    def begin(self, name: str, *arguments: Tensor) -> Tensor:
+        """The result of a function that a stream starts from. Unless activations are stored, its
+        own are computed again in the backward pass."""
+        function: nn.Module = self.starts[name]
+        is_stored = not torch.is_grad_enabled() or self.backward == "store" or is_transformed()
+        # What has no parameters saves little: nothing, or what its argument is.
+        if is_stored or not any(True for _ in function.parameters()):
+            return invoke(function, arguments, arguments[0].dtype)
+        return invoke_again(function, arguments, arguments[0].dtype)
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""

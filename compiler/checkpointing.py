@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compiler.engine import (
+    Call,
     Group,
     Handle,
     Kept,
     Layer,
     Permute,
     Tape,
+    Update,
     Values,
     check_refused,
     uncompiled,
@@ -183,6 +186,18 @@ def run_checkpointed(
         tape = CheckpointTape(layers[part], draws[part], values, information, first)
         values = tape.record(values)
     return values
+
+
+def invoke_again(function: nn.Module, arguments: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """As `invoke`, of one call outside of any layer: backward makes it again, from its arguments,
+    which are kept."""
+    names = [f"argument {index}" for index in range(len(arguments))]
+    looked_up = tuple(itemgetter(name) for name in names)
+    call = Call("result", "function", looked_up)
+    update = Update(names[0], (call,), forward=itemgetter("result"), inverse=None)
+    layer = Layer((update,), {"function": function}, {})
+    values = run_checkpointed([layer], dict(zip(names, arguments, strict=True)), [{}])
+    return values[names[0]].to(dtype)
 
 
 @uncompiled

@@ -226,7 +226,7 @@ class Stage(BaseStage):
                 _filled(lower(argument, channels)(scope), entry, shape)
                 for argument, shape in zip(call.arguments, function.arguments, strict=True)
             ]
-            scope[call.result] = engine.invoke(self.starts[call.function], arguments, entry.dtype)
+            scope[call.result] = self.begin(call.function, *arguments)
         return _filled(lower(expression, channels)(scope), entry, stream.shape)
 
     def merge(self, *streams: Tensor) -> Tensor:

@@ -144,8 +144,7 @@ def _start(stage: Stage) -> str:
         for call in calls:
             given = _arguments(call.arguments, functions[call.function], texts, plan)
             name = f"_{stream.name}_{call.result.replace('@', '_')}"  # streams begin with letters
-            function = f'self.starts["{call.function}"]'
-            lines.append(f"{name} = invoke({function}, [{given}], input.dtype)")
+            lines.append(f"{name} = self.begin({literal(call.function)}, {given})")
             texts[call.result] = name
         lines.append(f"{variable(stream.name)} = {_whole(expression, texts, stream.shape, plan)}")
     returned = ", ".join(variable(s.name) for s in plan.streams)
