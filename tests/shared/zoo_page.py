@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from proofs import PROOFS
 from published import PUBLISHED
@@ -27,6 +29,7 @@ activations, in float32 and float64. What further tests show stands below each t
 
 Written by `python tests/shared/zoo_page.py > docs/zoo.md`.
 """
+MEMORY = Path(__file__).parents[2] / "benchmarks" / "results" / "zoo_memory_cpu.json"
 COLUMNS = "| spec | | parameters | MACs | data set |\n| --- | --- | ---: | ---: | --- |\n"
 
 
@@ -36,9 +39,8 @@ def page() -> str:
     known = [proof.family for proof in PROOFS]
     if strange := sorted({e.family or e.name for e in entries} - set(known)):
         raise ValueError(f"tests/shared/proofs.py says nothing of {', '.join(strange)}")
-    return "\n".join(
-        [HEAD, *(text for family in dict.fromkeys(known) for text in _family(family, entries))]
-    )
+    families = [text for family in dict.fromkeys(known) for text in _family(family, entries)]
+    return "\n".join([HEAD, *families, _memory()])
 
 
 def _family(family: str, entries: list[Entry]) -> Iterator[str]:
@@ -48,6 +50,23 @@ def _family(family: str, entries: list[Entry]) -> Iterator[str]:
         if proof.family == family:
             name = proof.test.rpartition("/")[2]
             yield f"[{name}](../tests/{proof.test}): {proof.says}.\n"
+
+
+def _memory() -> str:
+    """What a training step of the transformers takes, as it was measured."""
+    result = json.loads(MEMORY.read_text(encoding="utf-8"))
+    rows = [
+        f"| `{row['spec']}` | {row['kept_mb']:.3f} | {row['peak_mb']:.3f} |"
+        for row in result["megabytes_per_image"]
+    ]
+    said = (
+        "Megabytes of activations for each image, kept between forward and backward, and at the "
+        f"peak; parameters and gradients aside. `{result['command']}` measured them, on the CPU in "
+        f"float32 with torch {result['versions']['torch']}, in batches of {result['batch']}: "
+        f"[its result](../benchmarks/results/{MEMORY.name})."
+    )
+    head = "| spec | kept | peak |\n| --- | ---: | ---: |"
+    return "\n".join(["## Memory of a training step\n", said, "", head, *rows, ""])
 
 
 def _row(each: Entry) -> str:

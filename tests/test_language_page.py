@@ -1,0 +1,38 @@
+"""docs/language.md has every kind of layer, map, task, data set and optimizer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from archspec.layers import AnyLayer
+from archspec.maps import AnyMap
+from archspec.onekey import kinds_of
+from archspec.spec import AnyInput
+from archspec.training import AnyAugmentation, AnyData, AnyOptimizer, AnyTask
+
+PAGE = (Path(__file__).parents[1] / "docs" / "language.md").read_text(encoding="utf-8")
+KINDS = [
+    kind
+    for union in (AnyLayer, AnyMap, AnyInput, AnyAugmentation, AnyData, AnyOptimizer, AnyTask)
+    for model in get_args(union)
+    for kind in kinds_of(model)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_described(kind: str) -> None:
+    assert re.search(rf"[`{{ ]{kind}\b", PAGE)
+
+
+@pytest.mark.parametrize("model", get_args(AnyLayer), ids=lambda model: model.__name__)
+def test_every_layer_has_its_row_with_its_settings(model: type) -> None:
+    (kind, *_) = kinds_of(model)
+    rows = [row for row in PAGE.splitlines() if re.match(rf"\|.*`{kind}`.*\|", row)]
+    assert rows, kind
+    for name in model.model_fields:
+        if name not in ("kind", "by", "embedding", "rate"):
+            assert any(f"`{name}`" in row or "the same" in row for row in rows), (kind, name)
