@@ -42,7 +42,7 @@ def write_half(content, path):
 
 spec, output, moment = sys.argv[1:]
 if moment == "in an epoch":
-    runners.loop._step = die_in_place_of(runners.loop._step, 27)
+    runners.loop.take_step = die_in_place_of(runners.loop.take_step, 27)
 elif moment == "while writing a checkpoint":
     torch.save = die_in_place_of(torch.save, 2, write_half)
 else:
@@ -99,7 +99,7 @@ def test_an_interrupted_run_keeps_its_last_epoch(
     from runners import loop
 
     whole = train(tiny(), tmp_path / "whole", quiet=True)
-    steps, step = iter(range(45)), loop._step
+    steps, step = iter(range(45)), loop.take_step
 
     def interrupted(*arguments: object) -> object:
         if next(steps, None) is None:
@@ -107,7 +107,7 @@ def test_an_interrupted_run_keeps_its_last_epoch(
         return step(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", interrupted)
+        patch.setattr(loop, "take_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(), tmp_path / "stopped", quiet=True)
     assert len(records(tmp_path / "stopped")) == 2
