@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,6 +120,10 @@ class _Files:
         return self.known[path]
 
 
+MOST_NAMES = 30
+"""So many are named where one is not found."""
+
+
 def find(name: str, folder: Path, at: Span | None, kind: str = "") -> Path:
     """The file that `name` means: a path, a name beside `folder`, or a shipped one.
 
@@ -157,7 +162,14 @@ def _is_file(path: Path) -> bool:
 
 
 def _near(name: str, *folders: Path) -> str:
-    return nearest(name, {path.stem for folder in folders for path in folder.glob("*.yaml")})
+    """The help that offers the nearest files, of many not all of them."""
+    names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    if len(names) <= MOST_NAMES:
+        return nearest(name, names)
+    close = difflib.get_close_matches(name, sorted(names), n=4, cutoff=0.6)
+    offered = f"did you mean `{close[0]}`?  " if close else ""
+    others = f"near it: {', '.join(close[1:])}; " if close[1:] else ""
+    return f"{offered}{others}`archspec list` names those that ship"
 
 
 def _folder(span: Span) -> Path:
