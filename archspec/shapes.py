@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeVar
 
@@ -52,15 +52,25 @@ class Video:
         return f"video {self.channels}×{self.frames}×{self.height}×{self.width}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokens:
-    """Channels last: a batch is (B, count, channels)."""
+    """Channels last: a batch is (B, count, channels). A plain sequence is equal to tokens on any
+    grid of as many."""
 
     count: int
     channels: int
-    grid: tuple[int, ...] = field(default=(), compare=False)
+    grid: tuple[int, ...] = ()
     """How the tokens lie in an image (rows, columns) or a video (frames, rows, columns), where
     they are no plain sequence."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokens):
+            return NotImplemented
+        same_grid = self.grid == other.grid or not (self.grid and other.grid)
+        return self.sizes == other.sizes and same_grid
+
+    def __hash__(self) -> int:
+        return hash(self.sizes)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -304,7 +304,7 @@ class BaseStage(nn.Module):
             )
         if not torch.is_grad_enabled() or self.backward == "store" or is_transformed():
             return run
-        if self.backward == "checkpoint" or not self.has_inverse:
+        if self.backward == "checkpoint":
             return checkpointed(self._checkpoints)
         if not self.training and not self.facts.invertible_in_evaluation:
             # The gradient is still wanted, and there is nothing to reconstruct from.
@@ -315,6 +315,8 @@ class BaseStage(nn.Module):
                 "cannot be reconstructed well enough for a gradient: keep the model in float32 and "
                 "use torch.autocast, or set_backward('checkpoint')"
             )
+        if not self.has_inverse:
+            return checkpointed(self._checkpoints)
         if self.facts.store_every is not None:
             return partial(run_reversible, every=self.facts.store_every)
         return run_reversible
@@ -324,10 +326,9 @@ class BaseStage(nn.Module):
         own are computed again in the backward pass."""
         function: nn.Module = self.starts[name]
         is_stored = not torch.is_grad_enabled() or self.backward == "store" or is_transformed()
-        # What has no parameters saves little: nothing, or what its argument is.
-        if is_stored or not any(True for _ in function.parameters()):
+        if is_stored:
             return invoke(function, arguments, arguments[0].dtype)
-        return invoke_again(function, arguments, arguments[0].dtype)
+        return invoke_again(name, function, arguments)
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""

@@ -188,16 +188,16 @@ def run_checkpointed(
     return values
 
 
-def invoke_again(function: nn.Module, arguments: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def invoke_again(name: str, function: nn.Module, arguments: Sequence[Tensor]) -> Tensor:
     """As `invoke`, of one call outside of any layer: backward makes it again, from its arguments,
     which are kept."""
     names = [f"argument {index}" for index in range(len(arguments))]
-    looked_up = tuple(itemgetter(name) for name in names)
-    call = Call("result", "function", looked_up)
+    call = Call("result", name, tuple(itemgetter(each) for each in names))
+    # The one stream that comes out takes the place of the first that went in.
     update = Update(names[0], (call,), forward=itemgetter("result"), inverse=None)
-    layer = Layer((update,), {"function": function}, {})
+    layer = Layer((update,), {name: function}, {})
     values = run_checkpointed([layer], dict(zip(names, arguments, strict=True)), [{}])
-    return values[names[0]].to(dtype)
+    return values[names[0]]
 
 
 @uncompiled

@@ -240,6 +240,8 @@ def _call(call: Call, known: Mapping[str, Interval]) -> Interval:
         )
     if call.function == "tanh":
         return Interval(math.tanh(inner.low), math.tanh(inner.high))
+    if call.function == "relu":
+        return Interval(max(inner.low, 0.0), max(inner.high, 0.0))
     if call.function == "sigmoid":
         return Interval(_sigmoid(inner.low), _sigmoid(inner.high))
     return Interval(-1.0, 1.0) if call.function in ("sin", "cos") else REALS

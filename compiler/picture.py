@@ -215,6 +215,8 @@ def _leaves(step: Affine | General | Temporary) -> list[tuple[frozenset[str], st
             scale, rest = split(step.value, step.target)
         except NotAffineError:
             return [(names(step.value), "=")]
+    if scale == ZERO:  # nothing of the old value is left
+        return [(names(rest), "=")]
     scaling, signs = names(scale), _signs(rest)
     less = frozenset(name for name, found in signs.items() if found == {-1}) - scaling
     return [

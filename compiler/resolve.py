@@ -417,12 +417,9 @@ class _StageResolver:
             if isinstance(found, BadLayer):
                 _bad_layer(layers, found, path, self.mistakes)
                 return None
-            for index, (first, now) in enumerate(zip(plans, found[0], strict=False)):
-                if first.after != now.after:
-                    message = f"{first.after} at layer 0 and {now.after} at layer {known['layer']}"
-                    error = ShapeError(message, "every layer has the same shapes")
-                    _bad_layer(layers, BadLayer(index, error), path, self.mistakes)
-                    return None
+            if bad := _other_shapes(plans, found[0], known.get("layer", 0)):
+                _bad_layer(layers, bad, path, self.mistakes)
+                return None
             plans = found[0]
         return FunctionPlan(name, arguments, plans, plans[-1].after)
 
@@ -437,6 +434,22 @@ class _StageResolver:
         reads_layer = any("layer" in written for written in _settings(layers))
         for index in range(self.stage.depth if reads_layer else 1):
             yield {"layer": index, "depth": self.stage.depth}
+
+
+def _other_shapes(
+    plans: Sequence[LayerPlan], others: Sequence[LayerPlan], number: int
+) -> BadLayer | None:
+    """The first layer of a list that has another shape in another layer of the stage, looked for
+    inside those that have lists of their own too."""
+    for index, (first, now) in enumerate(zip(plans, others, strict=False)):
+        pairs = zip(("body", "shortcut"), first.branches, now.branches, strict=False)
+        for name, branch, other in pairs:
+            if bad := _other_shapes(branch, other, number):
+                return BadLayer(index, bad.error, ("residual", name, bad.index, *bad.inside))
+        if first.after != now.after:
+            message = f"{first.after} at layer 0 and {now.after} at layer {number}"
+            return BadLayer(index, ShapeError(message, "every layer has the same shapes"))
+    return None
 
 
 def _settings(layers: Sequence[Layer]) -> Iterator[str]:

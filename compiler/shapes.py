@@ -17,7 +17,7 @@ from archspec.expressions import (
     show,
 )
 from archspec.layers import Joining, Layer, Residual, UserModule, concatenated
-from archspec.shapes import Shape, ShapeError, Sizes, with_channels
+from archspec.shapes import Shape, ShapeError, Sizes, Tokens, with_channels
 from compiler.plan import LayerPlan
 from compiler.user_modules import UserModuleError, check_module, is_allowed
 
@@ -65,9 +65,10 @@ def infer_layers(
     arguments: tuple[Shape, ...],
     sizes: Callable[[Shape], Sizes],
     packages: tuple[str, ...] = (),
+    inside: str = "",
 ) -> tuple[tuple[LayerPlan, ...], Shape] | BadLayer:
     """The shapes through a list of layers, or the first layer that does not fit. Modules of the
-    user's own may come from `packages`."""
+    user's own may come from `packages`; `inside` is the kind of layer that the list is in."""
     plans: list[LayerPlan] = []
     value, waiting = arguments[0], arguments[1:]
     for index, layer in enumerate(layers):
@@ -75,7 +76,7 @@ def infer_layers(
         try:
             count = layer.takes(len(waiting))
             if count > len(waiting):
-                raise _no_argument(layer)
+                raise _no_argument(layer, inside)
             taken = (value, *waiting[:count])
             if isinstance(layer, Residual):
                 plan = _residual(layer, value, sizes, packages)
@@ -105,18 +106,28 @@ def _residual(
     branches: list[tuple[LayerPlan, ...]] = []
     ends: list[Shape] = []
     for name, layers in (("body", layer.body), ("shortcut", layer.shortcut)):
-        found = infer_layers(layers, (value,), sizes, packages)
+        found = infer_layers(layers, (value,), sizes, packages, layer.kind)
         if isinstance(found, BadLayer):
             return BadLayer(0, found.error, ("residual", name, found.index, *found.inside))
         branches.append(found[0])
         ends.append(found[1])
     if ends[0] != ends[1]:
-        message = f"the body ends in {ends[0]}, and the shortcut in {ends[1]}"
+        message = f"the body ends in {_with_grid(ends[0])}, and the shortcut in "
+        message += _with_grid(ends[1])
         raise ShapeError(message, "" if layer.shortcut else "give `shortcut` layers of its own")
     return LayerPlan(layer, (value,), ends[0], sizes(value), packages, tuple(branches))
 
 
-def _no_argument(layer: Layer) -> ShapeError:
+def _with_grid(shape: Shape) -> str:
+    """A shape as text, tokens with the grid that they lie on."""
+    if isinstance(shape, Tokens) and shape.grid:
+        return f"{shape} on {'×'.join(map(str, shape.grid))}"
+    return str(shape)
+
+
+def _no_argument(layer: Layer, inside: str) -> ShapeError:
+    if inside:
+        return ShapeError(f"layers inside `{inside}` see its input alone")
     if isinstance(layer, Joining):
         return ShapeError("there is only one argument to join")
     return ShapeError("there is no further argument for it to take", "call it as in `F(x, mask)`")

@@ -147,7 +147,13 @@ def _say_how_they_differ(
         f"outputs{before} differ by {found.apart:.1e} from the model's, the largest of which is "
         f"{found.largest:.1e}"
     )
-    if not found.same:
+    if found.largest == 0:
+        click.echo(
+            "warning: the model gives zeros alone, so that nothing was compared: its classifier is "
+            "not trained",
+            err=True,
+        )
+    elif not found.same:
         click.echo(
             "warning: the network starts as another function than the model: its updates are "
             "others, or settings of its layers",

@@ -12,9 +12,9 @@ from compiler.base_stage import set_progress
 from compiler.conversion.namings import HEAD
 from compiler.network import Network
 
-SAME = 1e-3
-"""Rounding leaves outputs apart by a much smaller share of the largest, and another activation,
-norm or number of heads by a larger one."""
+SAME = 1e-8
+"""In float64, rounding leaves outputs apart by a much smaller share of the largest, and another
+activation, norm or number of heads by a larger one."""
 SAME_ON_A_GRID = 0.03
 """Where streams are rounded to the grid of exact arithmetic."""
 
@@ -37,14 +37,15 @@ class Comparison:
 
 @torch.no_grad()
 def compare(model: nn.Module, network: Network, classifier: str | None = None) -> Comparison:
-    """Run both on two images of a standard normal. Where the network's classifier is new, that of
-    the model is called `classifier`, and what comes before the two is compared. Raises `RangeError`
-    where the values leave the range of exact arithmetic. Leaves both in evaluation."""
-    set_progress(network, 0.0)
-    ours = network if classifier is None else without(network, HEAD)
-    theirs = model if classifier is None else without(model, classifier)
-    images = torch.randn(2, *network.input, generator=torch.Generator().manual_seed(0))
-    wanted, found = (each.eval()(images) for each in (theirs, ours))
+    """Run copies of both in float64, in evaluation, on two images of a standard normal. Where the
+    network's classifier is new, that of the model is called `classifier`, and what comes before the
+    two is compared. Raises `RangeError` where values leave the range of exact arithmetic."""
+    ours = copy.deepcopy(network) if classifier is None else without(network, HEAD)
+    theirs = copy.deepcopy(model) if classifier is None else without(model, classifier)
+    set_progress(ours, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *network.input, generator=generator, dtype=torch.float64)
+    wanted, found = (each.double().eval()(images) for each in (theirs, ours))
     exact = any(stage.facts.fraction_bits is not None for stage in network.stages)
     apart, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
     return Comparison(apart, largest, SAME_ON_A_GRID if exact else SAME)

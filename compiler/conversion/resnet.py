@@ -29,7 +29,8 @@ def resnet_names(keys: Collection[str]) -> dict[str, str]:
     torchvision numbers groups from 1 and units within a group from 0; a spec's stages are `conv2`
     to `conv5`, as in He et al. 2016, table 1. A first unit that has a `downsample` is the stage's
     transition there, so that the units after it are counted from 0. All tensors, running statistics
-    too, are the same as they stand. Raises KeyError for a key that no ResNet has.
+    too, are the same as they stand. `keys` are those of a ResNet: others raise ValueError or
+    KeyError.
     """
     return {key: _name(key, keys) for key in keys}
 

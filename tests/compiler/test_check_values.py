@@ -24,6 +24,7 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)) if x > -700 else 0.0,
     "sin": math.sin,
     "cos": math.cos,
+    "relu": lambda x: max(x, 0.0),
     "F": lambda x: x,
 }
 numbers = st.fractions(min_value=-20, max_value=20, max_denominator=20).map(Number)

@@ -196,3 +196,13 @@ def no_overlap(text: str) -> None:
         for other in boxes[:i]:
             apart = right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
             assert apart, (boxes[i], other)
+
+
+def test_what_replaces_a_stream_is_not_added_to_it() -> None:
+    def marks(update: str) -> list[str]:
+        plan = resolve(load("lista", [f"stages.trunk.update=[{update!r}]"])).stages[0]
+        return [row.event.mark for row in picture(plan).rows if isinstance(row.event, Arrow)]
+
+    assert marks("x = F(x, y)") == ["="]
+    assert marks("x = F(x, y) - x") != marks("x = F(x, y)")
+    assert marks("x += F(x, y)") == ["+"]

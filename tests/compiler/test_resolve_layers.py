@@ -148,3 +148,51 @@ def test_default_padding_keeps_the_grid() -> None:
     for kernel in (1, 3, 5, 7):
         assert Conv(kernel=kernel).infer(IMAGE, Sizes.of(channels=8)) == IMAGE
     assert with_channels(IMAGE, 3) == Image(3, 6, 4)
+
+
+def test_layers_inside_residual_have_the_same_shapes_everywhere() -> None:
+    """They would all be built with the sizes of the last."""
+    layers = [{"residual": [{"linear": "4*(layer + 1)"}, {"linear": 8}]}]
+    with pytest.raises(SpecError, match=r"`linear` does not fit here: 5 tokens × 4 at layer 0 and"):
+        resolve(load(inside(layers, depth=3)))
+
+
+@pytest.mark.parametrize("layer", ["modulate", "add", "concat"])
+def test_layers_inside_residual_take_no_arguments(layer: str) -> None:
+    spec = inside([{"residual": [{"linear": 8}, layer]}], update="x += F(y, y)")
+    with pytest.raises(SpecError, match="layers inside `residual` see its input alone"):
+        resolve(load(spec))
+
+
+def test_tokens_on_two_grids_are_not_added() -> None:
+    """They are as many, and lie in other places."""
+
+    def pooled(stride: list[int]) -> list[object]:
+        return [{"pooling_transition": {"heads": 2, "query_stride": stride}}]
+
+    layer = {"residual": {"body": pooled([1, 2]), "shortcut": pooled([2, 1])}}
+    spec = {**inside(["tanh"]), "input": {"image": [8, 4, 8]}, "stem": ["tokens", layer]}
+    with pytest.raises(SpecError, match=r"16 tokens × 8 on 4×4, and the shortcut in .* on 2×8"):
+        resolve(load(spec))
+    assert Tokens(16, 8, (4, 4)) == Tokens(16, 8) == Tokens(16, 8, (2, 8))
+    assert Tokens(16, 8, (4, 4)) != Tokens(16, 8, (2, 8))
+
+
+def inside(layers: list[object], depth: int = 1, update: str = "x += F(y)") -> dict[str, object]:
+    """A spec of 5 tokens × 8 whose function is a list of layers."""
+    stage = {
+        "depth": depth,
+        "streams": {"x": "input", "y": "input"},
+        "functions": {"F": layers},
+        "update": [update, "y += x"],
+        "output": "x",
+    }
+    return {
+        "archspec": 1,
+        "name": "inside",
+        "summary": "Layers inside others",
+        "input": {"tokens": [5, 8]},
+        "stages": {"trunk": stage},
+        "head": [{"pool": "mean"}, {"linear": "classes"}],
+        "task": {"classify": 3},
+    }

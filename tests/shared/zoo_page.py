@@ -20,7 +20,7 @@ HEAD = """\
 Every published system that archspec knows, as a page of YAML: `archspec show NAME` prints it with
 a picture of one layer, `archspec build NAME` compiles and verifies it, `archspec train NAME` trains
 it, `archspec cite NAME` gives its papers, and `archspec new my_variant --from NAME` starts a
-variant. `archspec list` prints this table.
+variant. `archspec list` prints sizes and papers.
 
 Sizes are computed from the specs, MACs for one input, without norms. A size in bold is the one that
 was published, to the last parameter. `tests/zoo/test_zoo.py` builds every spec at full size, checks
