@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 
 from archspec.citations import PAPERS, Paper
-from archspec.diagnostics import Diagnostic, SpecError, nearest
 from archspec.loading import SETTING, Loaded
 from archspec.tree import Node, read
 
 
 def cited(loaded: Loaded) -> Mapping[str, Paper]:
-    """The papers that a spec cites, and then those that its couplings cite, by key. Raises
-    `SpecError` for keys that are none of `PAPERS`."""
+    """The papers that a spec cites, and then those that its couplings cite, by key; keys of the
+    user's own are left out."""
+    known = [str(key.plain()) for key in _keys(loaded) if key.plain() in PAPERS]
+    return {key: PAPERS[key] for key in known}
+
+
+def unknown(loaded: Loaded) -> list[str]:
+    """What there is to say of the keys that are none of `PAPERS`, with their places."""
+    return [_unknown(key) for key in _keys(loaded) if key.plain() not in PAPERS]
+
+
+def with_all_keys(loaded: Loaded) -> Node:
+    """The tree of a spec that cites, beside its own, what its couplings cite."""
+    tree, keys = loaded.tree, {str(key.plain()): key for key in _keys(loaded)}
+    if not keys:
+        return tree
+    at = tree.where(("cite",))
+    return tree.with_entry("cite", Node(list(keys.values()), at), at)
+
+
+def _keys(loaded: Loaded) -> list[Node]:
     trees = [loaded.tree, *_couplings(loaded.tree)]
-    keys = [key for tree in trees for key in _entries(tree.map.get("cite"))]
-    unknown = [_unknown(key) for key in keys if key.plain() not in PAPERS]
-    if unknown:
-        raise SpecError(unknown)
-    return {str(key.plain()): PAPERS[str(key.plain())] for key in keys}
+    return [key for tree in trees for key in _entries(tree.map.get("cite"))]
 
 
 def _couplings(tree: Node) -> Iterator[Node]:
@@ -37,6 +52,7 @@ def _entries(node: Node | None) -> list[Node]:
     return node.value if isinstance(node.value, list) else list(node.map.values())
 
 
-def _unknown(key: Node) -> Diagnostic:
-    message = f"`{key.plain()}` is no paper that archspec knows"
-    return Diagnostic("E107", message, key.span, nearest(key.plain(), PAPERS))
+def _unknown(key: Node) -> str:
+    near = difflib.get_close_matches(str(key.plain()), PAPERS, n=1, cutoff=0.6)
+    offered = f"; did you mean `{near[0]}`?" if near else ""
+    return f"{key.span}: `{key.plain()}` is no paper that archspec knows{offered}"

@@ -51,11 +51,6 @@ def no_comment(node: Node) -> str:
     return ""
 
 
-def origin(node: Node) -> str:
-    """Writes the place a value comes from behind it."""
-    return f"  # {node.span}"
-
-
 def dump(tree: Node, comment: Callable[[Node], str] = no_comment) -> str:
     """The tree as YAML, `comment(node)` behind each scalar."""
     return "\n".join(_lines(tree, comment)) + "\n"

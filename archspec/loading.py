@@ -70,7 +70,8 @@ def load(
         file = files.read(path)
         if "coupling" in file.map and "stages" not in file.map:
             message = f"{path} is a coupling, and not a spec: a stage names it by `coupling:`"
-            raise SpecError([Diagnostic("E501", message, file.keys["coupling"])])
+            help = f"`archspec show {path}` prints it, with its inverse"
+            raise SpecError([Diagnostic("E501", message, file.keys["coupling"], help)])
         tree = _inherit(file, (path.resolve(),), files)
     tree, errors = _expand_couplings(_with_settings(tree, settings), folder, files)
     try:
@@ -149,9 +150,32 @@ def find(name: str, folder: Path, at: Span | None, kind: str = "") -> Path:
     if found_itself and not kind:
         message = f"`extends` goes round in a circle: {name} → {name}"
         raise SpecError([Diagnostic("E502", message, at)])
+    if at is None and (coupling := coupling_file(name)):
+        message = f"`{name}` is a coupling, and not a spec: {coupling}"
+        help = f"a stage has it by `coupling: {name}`; `archspec show {name}` prints it"
+        raise SpecError([Diagnostic("E501", message, at, help)])
     what = kind.removesuffix("s") or "spec"
     help = _near(name, folder / kind, shipped)
     raise SpecError([Diagnostic("E501", f"there is no {what} `{name}`", at, help)])
+
+
+def coupling_file(name: str) -> Path | None:
+    """The file of a coupling of this name: below this folder, or a shipped one."""
+    if not re.fullmatch(FILE_NAME, name):
+        return None
+    folders = (Path("couplings"), zoo() / "couplings")
+    return next((f / f"{name}.yaml" for f in folders if _is_file(f / f"{name}.yaml")), None)
+
+
+def shadowed(name: str) -> Path | None:
+    """The file of this folder that a name means, where there is a shipped spec of the same name."""
+    shipped = zoo() / f"{name}.yaml"
+    if not re.fullmatch(FILE_NAME, name) or not _is_file(shipped):
+        return None
+    for here in (Path(name), Path(f"{name}.yaml")):
+        if _is_file(here) and here.resolve() != shipped.resolve():
+            return here
+    return None
 
 
 def _is_file(path: Path) -> bool:
@@ -163,7 +187,7 @@ def _is_file(path: Path) -> bool:
 
 def _near(name: str, *folders: Path) -> str:
     """The help that offers the nearest files, of many not all of them."""
-    names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    names = {p.stem for folder in folders for p in folder.glob("*.yaml") if _is_file(p)}
     if len(names) <= MOST_NAMES:
         return nearest(name, names)
     close = difflib.get_close_matches(name, sorted(names), n=4, cutoff=0.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import wrap
@@ -13,11 +14,14 @@ from archspec.tree import Node
 
 WIDTH = 100
 SCHEMA = Path(__file__).parent / "schema" / "archspec-1.json"
+COUPLING_SCHEMA = SCHEMA.with_name("coupling-1.json")
+_MODELINE = re.compile(r"\A# yaml-language-server: \$schema=\S+")
 _BLOCKS = frozenset({"stem", "functions", "maps", "update", "train"})
 """Keys whose entries stand on lines of their own."""
-_LEFT_OUT = frozenset({"archspec", "name", "summary", "family", "extends"})
+_LEFT_OUT = frozenset({"archspec", "name", "summary", "extends"})
 
 SPEC_COMMENTS: Mapping[str, str] = {
+    "family": "What `archspec list` calls networks of this kind.",
     "cite": "The papers it comes from. `archspec cite` prints their BibTeX.",
     "input": "One sample, such as {image: [channels, height, width]} or "
     "{tokens: [count, channels]}.",
@@ -85,11 +89,20 @@ def extending(tree: Node, name: str, parent: str) -> str:
 def _opening(name: str, parent: str) -> list[str]:
     """An editor finds the schema by its whole address, wherever the file is on this machine."""
     return [
-        f"# yaml-language-server: $schema={SCHEMA.resolve().as_uri()}",
+        _modeline(SCHEMA),
         "archspec: 1",
         f"name: {scalar_text(name)}",
         f"summary: {scalar_text(f'A variant of {parent}')}",
     ]
+
+
+def readdressed(text: str, schema: Path) -> str:
+    """A file's text for another folder: its first line, if it names a schema, names `schema`."""
+    return _MODELINE.sub(lambda _: _modeline(schema), text)
+
+
+def _modeline(schema: Path) -> str:
+    return f"# yaml-language-server: $schema={schema.resolve().as_uri()}"
 
 
 def _stage(content: Node) -> list[str]:

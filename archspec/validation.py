@@ -95,7 +95,7 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
     if kind == "missing":
         names = ", ".join(f"`{detail['loc'][-1]}`" for detail in group)
         verb = "is" if len(group) == 1 else "are"
-        return Diagnostic("E104", f"{names} {verb} missing here", span)
+        return Diagnostic("E104", f"{names} {verb} missing here", span, _program_help(group))
     if kind == "unknown_key":
         return Diagnostic("E103", first["msg"], span, context.get("help", ""))
     if kind == "unknown_kind":
@@ -119,6 +119,19 @@ def _diagnose(span: Span, group: list[ErrorDetails]) -> Diagnostic:
             help = NO_NESTING
         return Diagnostic("E105", f"expected {' or '.join(expected)}, found {found}", span, help)
     return Diagnostic("E107", _plain_message(first), span)
+
+
+def _program_help(missing: list[ErrorDetails]) -> str:
+    """Why a stage that seems to inherit its program lacks a part of it."""
+    keys = {detail["loc"][-1] for detail in missing if detail["loc"][:1] == ("stages",)}
+    if keys & {"streams", "output"} and "update" not in keys:
+        return (
+            "a stage with an `update` of its own also says its `streams` and `output`: those of a "
+            "coupling, inherited or not, are the coupling's"
+        )
+    if "update" in keys:
+        return "`coupling: NAME` stands for `streams`, `update` and `output`; or write all three"
+    return ""
 
 
 def _naming(detail: ErrorDetails) -> str:

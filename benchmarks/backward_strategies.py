@@ -18,9 +18,9 @@ import platform
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
+from result_file import write_result
 
 import archspec
 from compiler.memory import step_memory
@@ -57,10 +57,8 @@ def main() -> None:
         "repeats": arguments.repeats,
         "rows": rows,
     }
-    name = f"backward_strategies_{arguments.spec}_{arguments.size}_{device}.json"
-    path = Path(__file__).parent / "results" / name
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {path}")
+    name = f"backward_strategies_{arguments.spec}_{arguments.size}_{device}"
+    write_result(name, json.dumps(result, indent=2) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -20,10 +20,10 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import yaml
+from result_file import write_result
 from torch import Tensor, nn
 
 import archspec
@@ -82,9 +82,7 @@ def main() -> None:
         "worst": worst(rows),
     }
     print_worst(result["worst"])
-    path = Path(__file__).parent / "results" / "drift_prediction.json"
-    path.write_text(with_rows(json.dumps(result, indent=2), rows))
-    print(f"written to {path}")
+    write_result("drift_prediction", with_rows(json.dumps(result, indent=2), rows))
 
 
 def parse_arguments() -> argparse.Namespace:

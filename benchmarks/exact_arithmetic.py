@@ -23,11 +23,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
 import torch
+from result_file import write_result
 from torch import Tensor
 
 import archspec
@@ -100,9 +100,7 @@ def main() -> None:
         "kept": [kept(case, depth, arguments.device) for case in CASES for depth in (12, 48)],
         "forms": forms(arguments),
     }
-    path = Path(__file__).parent / "results" / f"exact_arithmetic_{arguments.device}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {path}")
+    write_result(f"exact_arithmetic_{arguments.device}", json.dumps(result, indent=2) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import RESULTS, write_result
 from torch import Tensor
 from torch.nn import functional as F
 
 import archspec
 from archspec.loading import load
 from archspec.training import Train
-from compiler.base_stage import set_progress
+from compiler.base_network import set_progress
 from runners.checkpoint import Parts
 from runners.data import Data, open_data, read, shuffled
 from runners.devices import open_fabric
@@ -53,7 +54,6 @@ PAIRS = (
     ("exact store", "float store"),
 )
 """Runs whose weights are compared; the last pair says how far rounding alone takes two runs."""
-RESULTS = Path(__file__).parent / "results"
 PLOT = Path(__file__).parents[1] / "docs" / "exactness_training.svg"
 
 
@@ -65,9 +65,7 @@ def main() -> None:
         return
     part = follow if arguments.part == "follow" else over_seeds
     result = {**header(), **part(arguments)}
-    path = RESULTS / f"exact_training_{arguments.part}.json"
-    path.write_text(compact(json.dumps(result, indent=2)) + "\n")
-    print(f"written to {path}")
+    write_result(f"exact_training_{arguments.part}", compact(json.dumps(result, indent=2)) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

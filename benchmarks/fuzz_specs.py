@@ -32,6 +32,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from result_file import write_result
+
 import archspec
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +68,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     print("\n".join(f"{key}: {value}" for key, value in result.items()))
-    arguments.output.write_text(text, encoding="utf-8")
+    write_result("fuzz_specs", text)
     sys.exit(1 if tally.broken else 0)
 
 
@@ -75,8 +77,6 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    results = ROOT / "benchmarks" / "results"
-    parser.add_argument("--output", type=Path, default=results / "fuzz_specs.json")
     parser.add_argument("--keep", type=Path, default=ROOT / "runs" / "fuzz_failures")
     return parser.parse_args()
 

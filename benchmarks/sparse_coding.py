@@ -27,6 +27,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from result_file import RESULTS, write_result
 from torch import Tensor
 
 import archspec
@@ -50,7 +51,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 CHECKED = 200
 """So many samples are followed at ISTA's weights."""
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "sparse_coding.json"
+RESULT = RESULTS / "sparse_coding.json"
 PLOT = ROOT / "docs" / "sparse_coding.svg"
 
 
@@ -68,8 +69,8 @@ def main() -> None:
             "at_ista": {v: at_ista(v, arguments.evaluations) for v in VARIANTS},
             **trained(arguments.seeds),
         }
-        RESULT.write_text(compact(json.dumps(result, indent=2)) + "\n")
-        print(f"written to {RESULT}")
+        if write_result(RESULT.stem, compact(json.dumps(result, indent=2)) + "\n") != RESULT:
+            return
     plot(json.loads(RESULT.read_text()), PLOT)
 
 

@@ -13,9 +13,9 @@ import argparse
 import json
 import platform
 import sys
-from pathlib import Path
 
 import torch
+from result_file import write_result
 
 import archspec
 from compiler.memory import step_memory
@@ -51,9 +51,7 @@ def main() -> None:
         "batch": arguments.batch,
         "megabytes_per_image": rows,
     }
-    path = Path(__file__).parent / "results" / f"{arguments.output}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {path}")
+    write_result("zoo_memory_cpu", json.dumps(result, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,7 +59,6 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("names", nargs="*", default=DEFAULT, help="specs")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--output", default="zoo_memory_cpu", help="name of the result")
     return parser.parse_args()
 
 

@@ -1,13 +1,12 @@
-"""What every stage and every network do, whatever the program: streams in, streams out, the
-derived inverse, the choice of a backward strategy.
+"""What every stage does, whatever the program: streams in, streams out, the derived inverse, the
+choice of a backward strategy.
 
-This file imports torch and the engine alone: `archspec build --emit` writes it out beside them.
+This file imports torch, the engine and its neighbours: `archspec build --emit` writes it out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,44 +27,12 @@ from compiler.engine import (
     uncompiled,
 )
 from compiler.exact import Grid, check_range, ends_in, on_grid
+from compiler.facts import Facts, check_checkpoints, check_progress, check_strategy
 from compiler.information import Information
-from compiler.schedules import EVERY_LAYER, Checkpoints
+from compiler.schedules import Checkpoints
+from compiler.stage_inputs import check_draws, check_side, named, own_side
 
-STRATEGIES = ("reversible", "checkpoint", "store")
 HALF = (torch.float16, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a stage has to know of its program. Sizes are those of one sample."""
-
-    name: str
-    streams: Mapping[str, tuple[int, ...]]
-    """Before the first layer, in the spec's order."""
-    final: Mapping[str, tuple[int, ...]]
-    """After the last layer: another size where a layer squeezes."""
-    depth: int
-    side: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Side inputs that the program reads."""
-    drawn: Mapping[str, tuple[tuple[float, ...], float]] = field(default_factory=dict)
-    """Coefficients drawn per sample: the values in training, and the one in evaluation."""
-    reads_progress: bool = False
-    obstacles: str = ""
-    """Why the program has no inverse in training; empty if it has one."""
-    invertible_in_evaluation: bool = True
-    invertible_from: float = 0.0
-    """The progress of training from which on the program has its inverse; before, a reversible
-    stage is checkpointed."""
-    checkpoints: Checkpoints = EVERY_LAYER
-    """Where streams are kept in a checkpointed stage, unless `set_backward` says otherwise."""
-    store_every: int | None = None
-    """How many layers are reconstructed from streams that were kept; all of them if None."""
-    fraction_bits: int | None = None
-    """Of the grid that the streams lie on, where arithmetic is exact."""
-    reads_information: bool = False
-    """Whether later layers read what earlier ones have kept."""
-    needs_information: bool = False
-    """Whether an exact inverse reads what the forward pass has kept."""
 
 
 class BaseStage(nn.Module):
@@ -82,7 +49,8 @@ class BaseStage(nn.Module):
     starts: nn.ModuleDict
     """The functions that streams start from."""
     progress: Tensor
-    """How far training is, from 0 to 1; where the program reads it."""
+    """How far training is, from 0 to 1, where the program reads it: for layers, and saved with the
+    weights. `set_progress` changes it."""
 
     def __init__(self, facts: Facts, backward: str) -> None:
         super().__init__()
@@ -91,6 +59,9 @@ class BaseStage(nn.Module):
         self._checkpoints = facts.checkpoints
         if facts.reads_progress:
             self.register_buffer("progress", torch.zeros(()))
+        self._reached = 0.0
+        """The progress as Python has it, which is read without waiting for a device, and is not
+        rounded."""
 
     # What a program fills in
 
@@ -136,17 +107,40 @@ class BaseStage(nn.Module):
     @property
     def has_inverse(self) -> bool:
         """Whether the program has an inverse, this far in training."""
-        facts = self.facts
-        if facts.obstacles or facts.invertible_from == 0:
-            return not facts.obstacles
-        if self.progress.is_meta:  # which knows no numbers: as at the beginning of training
-            return False
-        return bool(self.progress >= self.progress.new_tensor(facts.invertible_from))
+        return not self.facts.obstacles and self._reached >= self.facts.invertible_from
+
+    def set_progress(self, progress: float) -> None:
+        """Say how far training is, from 0 to 1, if the program's coefficients depend on it. Raises
+        ValueError outside that range."""
+        check_progress(progress)
+        if self.facts.reads_progress:
+            self._reached = float(progress)
+            self.progress.fill_(self._reached)
 
     def reach_inverse(self) -> None:
         """Let training be as far as the program needs for its inverse, if it is not."""
         if not self.facts.obstacles and not self.has_inverse:
-            self.progress.fill_(self.facts.invertible_from)
+            self.set_progress(self.facts.invertible_from)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BaseStage:
+        """As every module moves and converts its tensors; the progress is not rounded twice."""
+        before = self._buffers.get("progress")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if before is not None and self.progress is not before:
+            self.progress = torch.full_like(self.progress, self._reached)
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *others: Any
+    ) -> None:
+        """As every module loads its tensors; the progress is that of the tensor."""
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        saved = state_dict.get(f"{prefix}progress") if self.facts.reads_progress else None
+        if isinstance(saved, Tensor) and saved.numel() == 1 and not saved.is_meta:
+            start = self.facts.invertible_from
+            # Saved in single precision, 0.7 is less than 0.7.
+            self._reached = start if bool(saved == saved.new_tensor(start)) else float(saved)
+            self.progress.fill_(self._reached)
 
     def split(self, value: Tensor) -> tuple[Tensor, ...]:
         """The stage's input (B, …) → its streams."""
@@ -261,7 +255,7 @@ class BaseStage(nn.Module):
     def _no_inverse_yet(self) -> str:
         return (
             f"stage `{self.facts.name}` has no inverse before training's progress is "
-            f"{self.facts.invertible_from:g}, and it is {float(self.progress):g}: set_progress"
+            f"{self.facts.invertible_from:g}, and it is {self._reached:g}: set_progress"
         )
 
     def draw(self, like: Tensor) -> list[Values]:
@@ -284,7 +278,7 @@ class BaseStage(nn.Module):
     ) -> list[Values]:
         """All that a layer reads besides streams and what is learned, layer by layer."""
         check_side(side, self.facts.side, like.shape[0], f"stage `{self.facts.name}`")
-        everywhere = {name: _own(value, like) for name, value in side.items()}
+        everywhere = {name: own_side(value, like) for name, value in side.items()}
         if self.facts.reads_progress:
             # A copy: training moves on between this forward pass and its backward pass.
             everywhere["progress"] = self.progress.detach().to(like.dtype, copy=True)
@@ -343,152 +337,3 @@ def checkpointed(checkpoints: Checkpoints) -> Callable[..., Values]:
     if checkpoints.slots is not None:
         return partial(run_binomial, slots=checkpoints.slots)
     return partial(run_checkpointed, every=checkpoints.every or 1)
-
-
-def check_checkpoints(backward: str, every: int | None, slots: int | None) -> Checkpoints | None:
-    """The schedule that is asked for, if one is. Raises ValueError for one that cannot be, and
-    where the strategy has none."""
-    checkpoints = Checkpoints(every, slots)
-    if checkpoints == EVERY_LAYER:
-        return None
-    if backward != "checkpoint":
-        raise ValueError(f"`every` and `slots` go with 'checkpoint', found {backward!r}")
-    return checkpoints
-
-
-def check_strategy(backward: str, facts: Facts) -> str:
-    """`backward` if a stage can do it. Raises ValueError."""
-    if backward not in STRATEGIES:
-        raise ValueError(f"backward is one of {', '.join(STRATEGIES)}, found {backward!r}")
-    if backward == "reversible" and facts.obstacles:
-        raise ValueError(f"stage `{facts.name}` cannot be reversed:\n{facts.obstacles}")
-    return backward
-
-
-def check_draws(draws: Sequence[Values], facts: Facts) -> None:
-    """Raises ValueError for drawn coefficients that have other values than the spec says: exact
-    arithmetic has been chosen for those."""
-    for name, (values, evaluate) in facts.drawn.items():
-        for drawn in draws:
-            known = torch.tensor((*values, evaluate), dtype=drawn[name].dtype)
-            if not bool(torch.isin(drawn[name], known.to(drawn[name].device)).all()):
-                raise ValueError(
-                    f"stage `{facts.name}`: `{name}` is drawn from {values}, or {evaluate:g} in "
-                    "evaluation, and other values were given"
-                )
-
-
-def check_side(
-    given: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], batch: int, where: str
-) -> None:
-    """Raises TypeError for a side input that is missing or unknown, ValueError for its shape."""
-    for name in (
-        *(n for n in expected if n not in given),
-        *(n for n in given if n not in expected),
-    ):
-        known = ", ".join(expected) or "none"
-        problem = "is missing" if name in expected else "is unknown"
-        raise TypeError(f"{where}: the side input `{name}` {problem}; side inputs: {known}")
-    for name, sizes in expected.items():
-        if not isinstance(given[name], Tensor):
-            kind = type(given[name]).__name__
-            raise TypeError(f"{where}: the side input `{name}` is a tensor, found {kind}")
-        found = tuple(given[name].shape)
-        if found != (batch, *sizes):
-            wanted = (batch, *sizes)
-            raise ValueError(f"{where}: the side input `{name}` is {wanted}, found {found}")
-
-
-def _own(side: Tensor, like: Tensor) -> Tensor:
-    """A side input as a tensor of the stage's own, floating-point ones in the streams' dtype. It
-    may be a stream too, and gradients be asked of it later or not."""
-    if side.is_floating_point() and side.dtype != like.dtype:
-        return side.to(like.dtype)
-    # Tensors of inference mode do not tell when they are changed.
-    copied = side.is_inference() and not torch.is_inference_mode_enabled()
-    return side.clone() if copied else side.view_as(side)
-
-
-def named(streams: Sequence[Tensor], expected: Mapping[str, tuple[int, ...]]) -> Values:
-    """Streams by name. Raises ValueError where they are not as many or not as large as expected."""
-    if len(streams) != len(expected):
-        names = ", ".join(expected)
-        raise ValueError(f"expected the streams {names}, found {len(streams)} tensors")
-    for (name, sizes), stream in zip(expected.items(), streams, strict=True):
-        if tuple(stream.shape[1:]) != sizes:
-            found, wanted = tuple(stream.shape), ", ".join(map(str, sizes))
-            raise ValueError(f"stream `{name}` is (batch, {wanted}), found {found}")
-    return dict(zip(expected, streams, strict=True))
-
-
-class Stages(nn.Module):
-    """The stages of a network, by name or by number."""
-
-    def __init__(self, stages: Mapping[str, BaseStage]) -> None:
-        super().__init__()
-        # Set directly: a stage may bear the name of one of Module's own methods.
-        self._modules.update(stages)
-
-    def __getitem__(self, key: str | int) -> Any:
-        name = list(self._modules)[key] if isinstance(key, int) else key
-        return self._modules[name]
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[name] for name in self._modules)
-
-
-class BaseNetwork(nn.Module):
-    """stem → stages → head: inputs (B, …) as the spec says → outputs (B, classes)."""
-
-    stem: nn.Module
-    stages: Stages
-    head: nn.Module
-    input: tuple[int, ...]
-    """The sizes of one sample."""
-    side: Mapping[str, tuple[int, ...]]
-    """The sizes of the side inputs of one sample, by name."""
-
-    def forward(self, value: Tensor, **side: Tensor) -> Tensor:
-        """The network's output for a batch. Side inputs are given by name. Raises ValueError for
-        inputs of another size, and what `check_side` raises."""
-        if tuple(value.shape[1:]) != self.input:
-            found, wanted = tuple(value.shape), ", ".join(map(str, self.input))
-            raise ValueError(f"this network takes (batch, {wanted}), found {found}")
-        check_side(side, self.side, value.shape[0], "this network")
-        value = self.stem(value)
-        for stage in self.stages:
-            read = {name: side[name] for name in stage.facts.side}
-            value = stage.merge(*stage(*stage.split(value), **read))
-        result: Tensor = self.head(value)
-        return result
-
-    def set_backward(
-        self, backward: str, *, every: int | None = None, slots: int | None = None
-    ) -> Any:
-        """Let every stage come by its activations in this way: "reversible", "checkpoint" or
-        "store". `every` and `slots` are a schedule for "checkpoint", as `BaseStage.set_backward`
-        has it. Weights stay as they are. Raises ValueError where a stage cannot."""
-        check_checkpoints(backward, every, slots)
-        for stage in self.stages:
-            check_strategy(backward, stage.facts)
-        for stage in self.stages:
-            stage.set_backward(backward, every=every, slots=slots)
-        return self
-
-    def set_progress(self, progress: float) -> None:
-        """Say how far training is, from 0 to 1, to stages whose coefficients depend on it. Raises
-        ValueError outside that range."""
-        set_progress(self, progress)
-
-
-def set_progress(model: nn.Module, progress: float) -> None:
-    """Say how far training is, from 0 to 1, to the stages in `model` whose coefficients depend on
-    it. Raises ValueError outside that range."""
-    if not 0 <= progress <= 1:
-        raise ValueError(f"progress runs from 0 to 1, found {progress}")
-    for stage in model.modules():
-        if isinstance(stage, BaseStage) and stage.facts.reads_progress:
-            stage.progress.fill_(progress)

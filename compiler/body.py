@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from archspec.expressions import Call, Expression, Name, show
 from archspec.layers import SqueezeLayer, UnsqueezeLayer
 from archspec.shapes import channel_dimension
+from compiler.forms import choices, needs_information
 from compiler.functions.maps import Squeeze, Unsqueeze
 from compiler.network import Network
 from compiler.plan import LayerPlan, NetworkPlan, StagePlan
 from compiler.shapes import chunk_numbers
+from compiler.stage_inputs import check_side
 
 INVERTIBLE_LAYERS = (SqueezeLayer, UnsqueezeLayer)
 INPUT = Name("input")
@@ -27,24 +29,24 @@ INPUT = Name("input")
 def body(model: Network, value: Tensor, **side: Tensor) -> Tensor:
     """The network's input (B, …) → what reaches its head (B, …).
 
-    Side inputs are given by name, as the network takes them.
+    Side inputs are given by name, as the network takes them. Raises what the network raises for
+    inputs that it does not take.
     """
-    value = model.stem(value)
-    for stage in model.stages:
-        read = {name: side[name] for name in stage.facts.side}
-        value = stage.merge(*stage(*stage.split(value), **read))
-    return value
+    return model.body(value, **side)
 
 
 def invert_body(model: Network, features: Tensor, **side: Tensor) -> Tensor:
     """What reaches the head (B, …) → the network's input (B, …): the inverse of `body`.
 
     Exact to rounding; with exact arithmetic, the input on the grid of the first stage. Raises
-    ValueError, with every reason, for a body without an inverse, and what `BaseStage.inverse`
-    raises: a network with dropout must be in evaluation.
+    ValueError, with every reason, for a body without an inverse, or without one as it stands, and
+    for features of another size; TypeError for side inputs that are missing or unknown; and what
+    `BaseStage.inverse` raises: a network with dropout must be in evaluation.
     """
-    if reasons := body_obstacles(model.plan):
+    if reasons := (*body_obstacles(model.plan), *_as_it_stands(model)):
         raise ValueError("\n".join((f"the body of {model.plan.name} has no inverse:", *reasons)))
+    _check_features(features, model)
+    check_side(side, model.side, features.shape[0], "this network")
     for stage in reversed(list(model.stages)):
         read = {name: side[name] for name in stage.facts.side}
         streams = stage.inverse(*streams_of(stage.plan, features), **read)
@@ -52,12 +54,33 @@ def invert_body(model: Network, features: Tensor, **side: Tensor) -> Tensor:
     return invert_layers(model.stem, features)
 
 
+def _check_features(features: Tensor, model: Network) -> None:
+    sizes = model.plan.stages[-1].result.sizes
+    if tuple(features.shape[1:]) != sizes:
+        found, wanted = tuple(features.shape), ", ".join(map(str, sizes))
+        raise ValueError(f"what reaches the head is (batch, {wanted}), found {found}")
+
+
 def body_obstacles(plan: NetworkPlan) -> tuple[str, ...]:
-    """Why a network's body has no inverse, a line for each reason; none if it has one."""
+    """Why a network's body has no inverse, however far it is trained, a line for each reason; none
+    if it has one."""
     reasons = [f"stem: {reason}" for reason in _of_layers(plan.stem)]
     for stage in plan.stages:
         reasons += [f"stage `{stage.name}`: {reason}" for reason in _of_stage(stage)]
     return tuple(reasons)
+
+
+def _as_it_stands(model: Network) -> Iterator[str]:
+    """What training's progress, and the network's mode, have against an inverse."""
+    for stage in model.stages:
+        facts = stage.facts
+        if not facts.obstacles and not stage.has_inverse:
+            yield (
+                f"stage `{facts.name}`: its update has no inverse before training's progress is "
+                f"{facts.invertible_from:g}, and it is {float(stage.progress):g}: set_progress"
+            )
+        if facts.drawn and stage.training:
+            yield f"stage `{facts.name}`: its coefficients are drawn in training: call eval()"
 
 
 def _of_stage(plan: StagePlan) -> Iterator[str]:
@@ -66,6 +89,8 @@ def _of_stage(plan: StagePlan) -> Iterator[str]:
         yield f"its update has no inverse: {plan.obstacles[0].message}"
     elif not plan.invertible_in_evaluation:
         yield "its update has no inverse in evaluation"
+    elif needs_information(choices(plan)):
+        yield "its exact inverse reads what updates have kept, and features do not hold that"
     if whole_input(plan) is None:
         starts = ", ".join(f"{stream.name}: {show(stream.start)}" for stream in plan.streams)
         yield f"no stream starts as `input`, nor do all of its chunks; found {starts}"

@@ -1,36 +1,39 @@
-"""What a spec is, in one line of a table."""
+"""What a spec is, in one line of a table.
+
+The shipped specs are counted once: `python -m compiler.catalogue` writes sizes.json, in which each
+count stands with the hash of the architecture that it is of. Another architecture is counted when
+it is asked for, so that no count is of a spec that has changed since.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 
 from archspec.citations import family_of
-from archspec.loading import Loaded
-from archspec.shapes import Shape
-from compiler.canonical import lift_calls
-from compiler.counting import costs, has_user_modules, parameters
-from compiler.network import Network
-from compiler.plan import (
-    Call,
-    FunctionPlan,
-    LayerPlan,
-    Mapped,
-    NetworkPlan,
-    Permutation,
-)
+from archspec.loading import Loaded, load, zoo
 from compiler.resolve import resolve
-from compiler.stage import Functions, Stage
+
+SIZES = Path(__file__).with_name("sizes.json")
+ARCHITECTURE = ("input", "side", "stem", "stages", "head", "task")
+"""The keys of a spec that its size depends on."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """`macs` are for one input, and None where a module of the user's own cannot be counted."""
+
+    parameters: int
+    macs: int | None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One spec. `macs` are for one input, and None where a module of the user's own cannot be
-    counted."""
+    """One spec, with its `Size`."""
 
     name: str
     family: str | None
@@ -44,68 +47,44 @@ class Entry:
 
 def entry(loaded: Loaded) -> Entry:
     """Describe a spec. Nothing of the network is allocated. Raises `SpecError`."""
-    plan, spec = resolve(loaded), loaded.spec
-    with torch.device("meta"):
-        network = Network(plan).eval()
+    spec, size = loaded.spec, _known().get(hash_of(loaded)) or _counted(loaded)
+    data = None if spec.data is None else spec.data.kind
     return Entry(
         spec.name,
         family_of(spec),
-        parameters(network),
-        _macs(plan, network),
-        None if spec.data is None else spec.data.kind,
+        size.parameters,
+        size.macs,
+        data,
         spec.cite,
         spec.summary,
     )
 
 
-def _macs(plan: NetworkPlan, network: Network) -> int | None:
-    """The MACs of a network on the meta device: those of its functions, each run once, and not in
-    every layer."""
-    if has_user_modules(plan) or not all(map(_alike, network.stages)):
-        return _sum(cost.macs for cost in costs(plan).values())
-    stem, head = _of_list(network.stem, plan.stem), _of_list(network.head, plan.head)
-    return stem + sum(map(_of_stage, network.stages)) + head
+def hash_of(loaded: Loaded) -> str:
+    """Of an architecture as it is written, with all that it inherits."""
+    written = {key: loaded.tree.map[key].plain() for key in ARCHITECTURE if key in loaded.tree.map}
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
 
 
-def _alike(stage: Stage) -> bool:
-    """Whether all layers of a stage cost the same, which is that of their functions alone."""
-    shapes = {tuple(p.shape for p in layer.parameters()) for layer in stage.layers}
-    return len(shapes) == 1 and not stage.plan.maps
+@cache
+def _known() -> Mapping[str, Size]:
+    """The sizes of the shipped specs, by the hashes of their architectures."""
+    kept = json.loads(SIZES.read_text(encoding="utf-8"))
+    return {each["architecture"]: Size(each["parameters"], each["macs"]) for each in kept.values()}
 
 
-def _of_stage(stage: Stage) -> int:
-    plan = stage.plan
-    starts = [call for stream in plan.streams for call in lift_calls(stream.start)[1]]
-    first = _of_calls(starts, plan.start_functions, dict(stage.starts))
-    updates = (step for step in plan.steps if not isinstance(step, (Permutation, Mapped)))
-    holder = stage.shared if plan.share else stage.layers[0]
-    assert isinstance(holder, Functions)
-    calls = (call for step in updates for call in step.calls)
-    layer = _of_calls(calls, plan.functions, holder.by_name())
-    return _of_list(stage.transition, plan.transition) + first + plan.depth * layer
+def _counted(loaded: Loaded) -> Size:
+    from compiler.sizing import size_of  # which imports torch
+
+    return size_of(resolve(loaded))
 
 
-def _of_calls(
-    calls: Iterable[Call], plans: Iterable[FunctionPlan], modules: Mapping[str, nn.Module]
-) -> int:
-    cost = {plan.name: _run(modules[plan.name], plan.arguments) for plan in plans}
-    return sum(cost[call.function] for call in calls)
+def sizes() -> str:
+    """The text of sizes.json: the shipped specs, counted anew."""
+    specs = [load(path) for path in sorted(zoo().glob("*.yaml"))]
+    kept = {s.spec.name: {"architecture": hash_of(s), **asdict(_counted(s))} for s in specs}
+    return json.dumps(kept, indent=1) + "\n"
 
 
-def _of_list(module: nn.Module, plans: Sequence[LayerPlan]) -> int:
-    return _run(module, plans[0].before) if plans else 0
-
-
-def _run(module: nn.Module, shapes: Iterable[Shape]) -> int:
-    """The MACs of a module for one input."""
-    arguments = [torch.empty(1, *shape.sizes, device="meta") for shape in shapes]
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        module(*arguments)
-    total: int = flops.get_total_flops() // 2  # which counts a multiply and an add as two
-    return total
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    found = list(counts)
-    known = [count for count in found if count is not None]
-    return sum(known) if len(known) == len(found) else None
+if __name__ == "__main__":
+    SIZES.write_text(sizes(), encoding="utf-8")

@@ -13,25 +13,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
 
-import torch
 from torch import Tensor, nn
 
-from compiler.engine import (
-    Call,
-    Group,
-    Handle,
-    Kept,
-    Layer,
-    Permute,
-    Tape,
-    Update,
-    Values,
-    check_refused,
-    uncompiled,
-    unpack,
-)
+from compiler.engine.contexts import check_refused, uncompiled
+from compiler.engine.handles import Group, Handle, unpack
+from compiler.engine.steps import Call, Layer, Permute, Update, Values
+from compiler.engine.tape import Tape
+from compiler.engine.versions import Kept
 from compiler.information import Information
-from compiler.schedules import kept
+from compiler.schedules import blocks, kept
 
 
 @dataclass(frozen=True)
@@ -96,12 +86,11 @@ class CheckpointTape(Tape):
 
     def replay(self, layer: int) -> None:
         """Run a layer again, from the streams where the replay stands."""
-        assert self.values is not None
-        values, streams = self.values, tuple(self.values)
+        values, streams = self.here, tuple(self.here)
         for index in range(self.starts[layer], self.starts[layer + 1]):
             step = self.steps[index][2]
             if isinstance(step, Permute):
-                values.update(zip(step.targets, [values[s] for s in step.sources], strict=True))
+                step.apply(values)
                 continue
             self.provide_calls(index)
             values[step.target] = self.replay_arithmetic(index)
@@ -147,8 +136,7 @@ class BinomialTape(CheckpointTape):
         self.stand_at(start)
         for layer in range(start, self.wanted + 1):
             if layer in planned:
-                assert self.values is not None
-                self.keep(layer, self.values, self.replayed)
+                self.keep(layer, self.here, self.replayed)
             self.replay(layer)
         self.drop_after(self.wanted - 1)
         self.leave()
@@ -165,7 +153,7 @@ class BinomialTape(CheckpointTape):
             with super().capture(group) as captured:
                 yield captured
         else:
-            with torch.enable_grad(), self.autocast.entered():
+            with self.conditions():
                 yield set()
 
 
@@ -181,9 +169,8 @@ def run_checkpointed(
     before them, and, for exact updates that read it, the information kept so far."""
     check_refused(values)
     information = information or Information(keeps=False)
-    for first in range(0, len(layers), every):
-        part = slice(first, first + every)
-        tape = CheckpointTape(layers[part], draws[part], values, information, first)
+    for part in blocks(len(layers), every):
+        tape = CheckpointTape(layers[part], draws[part], values, information, part.start)
         values = tape.record(values)
     return values
 

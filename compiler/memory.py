@@ -25,7 +25,18 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
+        self._sum = 0
+        self._operations = 0
         self._known: set[int] = set()
+
+    @property
+    def average(self) -> int:
+        """The mean of `now` over the operations since the start."""
+        return self._sum // max(1, self._operations)
+
+    def restart(self) -> None:
+        """Forget the peak and the average so far; what is alive stays counted."""
+        self.peak, self._sum, self._operations = self.now, 0, 0
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Leave these tensors' storages out of the count."""
@@ -39,6 +50,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage())
+        self._sum += self.now
+        self._operations += 1
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from compiler.base_stage import BaseNetwork, Stages
+from compiler.base_network import BaseNetwork, Stages
 from compiler.functions import build_layers
 from compiler.plan import NetworkPlan
 from compiler.stage import Stage, penalty

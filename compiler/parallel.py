@@ -28,11 +28,12 @@ def shard(
 ) -> Network:
     """Shard a network's parameters over processes with FSDP2, in place; returns the network.
 
-    Every residual function is a unit of its own: the engine calls functions, in a replay too, and
-    FSDP gathers parameters around calls. A layer is never called, so as a unit it would stay
-    sharded. The stem, transitions and the head are units as well. What updates read outside of any
-    call (learned coefficients, invertible maps) belongs to the network's own unit, which stays
-    gathered from the forward pass to the end of the backward pass.
+    Every residual function is a unit of its own, and every function that a stream starts from: the
+    engine calls functions, in a replay too, and FSDP gathers parameters around calls. A layer is
+    never called, so as a unit it would stay sharded. The stem, transitions and the head are units
+    as well. What updates read outside of any call (learned coefficients, invertible maps) belongs
+    to the network's own unit, which stays gathered from the forward pass to the end of the backward
+    pass.
 
     The keys are those of `torch.distributed.fsdp.fully_shard`; by default the mesh is all
     processes. `mp_policy` is for the units that compute: streams and coefficients keep their dtype.
@@ -71,8 +72,10 @@ def shard(
 
 
 def _functions(network: Network) -> list[nn.Module]:
-    """The residual functions, layer by layer; those that layers share come again and again."""
-    return [
+    """Stage by stage the functions that streams start from, and the residual functions of each
+    layer; those that layers share come again and again."""
+    started = [function for stage in network.stages for function in stage.starts.values()]
+    return started + [
         layer.functions[call.function]
         for stage in network.stages
         for layer in stage.program()

@@ -8,6 +8,7 @@ fewest steps to take are r*l - C(s + r, r - 1). Nothing here knows torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import comb
 
@@ -38,6 +39,12 @@ class Checkpoints:
 
 EVERY_LAYER = Checkpoints()
 """Streams are kept before every layer."""
+
+
+def blocks(depth: int, every: int) -> Iterator[slice]:
+    """The layers of a stage, `every` so many together; the last are what is left."""
+    for first in range(0, depth, every):
+        yield slice(first, min(first + every, depth))
 
 
 def advances(length: int, slots: int) -> int:

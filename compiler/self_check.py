@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compiler.base_stage import BaseNetwork, BaseStage
+from compiler.base_network import BaseNetwork
+from compiler.base_stage import BaseStage
 from compiler.exact import Grid
 from compiler.information import Information
 

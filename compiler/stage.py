@@ -14,11 +14,12 @@ from archspec.expressions import Expression, fold, names
 from archspec.shapes import Shape, Sizes, channel_dimension
 from archspec.spec import Drawn, Learned
 from compiler import engine
-from compiler.base_stage import BaseStage, Facts, named
+from compiler.base_stage import BaseStage
 from compiler.canonical import call_reads, lift_calls, reads
 from compiler.coefficients import Coefficient, Coefficients
 from compiler.constants import NUMBERS, fixed_values
 from compiler.exact import Exact, Grid, Remainder, on_grid
+from compiler.facts import Facts
 from compiler.forms import Choice, Choices, choices, needs_information
 from compiler.functions import build_function, build_layers, build_map
 from compiler.lower import affine, affine_inverse, lower, lower_stream
@@ -34,6 +35,8 @@ from compiler.plan import (
     StreamPlan,
     Temporary,
 )
+from compiler.shards import to_shards, whole
+from compiler.stage_inputs import named
 
 
 class Functions(nn.Module):
@@ -240,7 +243,8 @@ class Stage(BaseStage):
     def penalty(self) -> Tensor:
         """smoothness*Σ ½|K' - K|², (), where K are the weights of a layer's functions, of two or
         more dimensions, and K' those of the same names and shapes in the next layer (Chang et al.
-        2018). It is 0 where the spec has no `smoothness`."""
+        2018). It is 0 where the spec has no `smoothness`. Of a sharded network it is that of all
+        processes, in each of them, and so is its gradient."""
         layers = self.layers if self.plan.smoothness else ()
         changes = [
             (weights[name] - weight).square().sum()
@@ -250,14 +254,17 @@ class Stage(BaseStage):
         ]
         if not changes:
             return torch.zeros(())
-        return self.plan.smoothness / 2 * torch.stack(changes).sum()
+        return self.plan.smoothness / 2 * whole(torch.stack(changes).sum())
 
     def _weights(self, layer: nn.Module) -> dict[str, Tensor]:
-        """The weights of a layer's functions, by name."""
+        """The weights of a layer's functions, by name; those that are sharded as shards."""
+        functions = {plan.name: layer.get_submodule(plan.name) for plan in self.plan.functions}
+        for function in functions.values():
+            to_shards(function)
         return {
-            f"{function.name}.{name}": parameter
-            for function in self.plan.functions
-            for name, parameter in layer.get_submodule(function.name).named_parameters()
+            f"{name}.{part}": parameter
+            for name, function in functions.items()
+            for part, parameter in function.named_parameters()
             if parameter.dim() >= 2
         }
 

@@ -61,7 +61,8 @@ def _is_own_module(value: object, packages: Collection[str]) -> bool:
 
 def make(layer: UserModule, packages: Collection[str]) -> nn.Module:
     """A module as the spec describes it. Raises `UserModuleError`."""
-    from compiler.base_stage import BaseNetwork, BaseStage
+    from compiler.base_network import BaseNetwork
+    from compiler.base_stage import BaseStage
 
     found = find_class(layer.name, packages)
     try:

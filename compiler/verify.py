@@ -145,8 +145,7 @@ def _worst(measured: Iterable[_Measured]) -> _Measured:
 def _trial(stage: Stage, dtype: torch.dtype, progress: float) -> Stage:
     """A copy that may be changed, that far in training."""
     trial = copy.deepcopy(stage).to("cpu", dtype)
-    if stage.facts.reads_progress:
-        trial.progress.fill_(progress)
+    trial.set_progress(progress)
     return trial
 
 

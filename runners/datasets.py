@@ -24,7 +24,7 @@ from runners.augment import (
     plain_image,
 )
 from runners.errors import TrainingError
-from runners.lasso import solve
+from runners.lasso import UnsolvedError, solve
 from runners.sparse_codes import measured, open_lasso
 
 TEST_EVERY = 5
@@ -117,7 +117,13 @@ def open_sparse_codes(
         least = lasso.objective(inputs, solve(lasso, inputs))
         return Measurements(inputs.float(), least.float())
 
-    return samples(entry.samples, 0), samples(entry.tests, 1)
+    try:
+        return samples(entry.samples, 0), samples(entry.tests, 1)
+    except UnsolvedError as error:
+        help = "make `task.sparse_code.penalty` larger, or `data.sparse_codes.noise` smaller"
+        raise SpecError(
+            [Diagnostic("E602", str(error), loaded.tree.where(("data",)), help)]
+        ) from None
 
 
 def open_data_set(loaded: Loaded, entry: training.AnyImages) -> DataSet:
@@ -140,12 +146,13 @@ def _check(loaded: Loaded, kind: str, sizes: tuple[int, ...] | None, classes: in
     where, spec = loaded.tree.where, loaded.spec
     if sizes is not None and spec.input.shape.sizes != sizes:
         message = f"the images of {kind} are {'×'.join(map(str, sizes))}, not {spec.input.shape}"
-        help = f"write `input: {{image: [{', '.join(map(str, sizes))}]}}`"
+        listed = ", ".join(map(str, sizes))
+        help = f"write `input: {{image: [{listed}]}}`, or --set 'input.image=[{listed}]'"
         errors.append(Diagnostic("E602", message, where(("input",)), help))
     if spec.task.sizes.get("classes") != classes:
         found = spec.task.sizes.get("classes", f"is {spec.task.kind}")
         message = f"{kind} has {classes} classes, and the task {found}"
-        help = f"write `task: {{classify: {{classes: {classes}}}}}`"
+        help = f"write `task: {{classify: {classes}}}`, or --set task.classify.classes={classes}"
         errors.append(Diagnostic("E602", message, where(("task",)), help))
     if errors:
         raise SpecError(errors)
@@ -177,7 +184,10 @@ def _cifar10(loaded: Loaded, entry: training.Cifar10) -> DataSet:
         if entry.download:
             message += f", and cannot be downloaded: {error}"
         span = loaded.tree.where(("data", "cifar10", "root"))
-        help = f"put the folder cifar-10-batches-py of the Python version into {entry.root}"
+        help = (
+            f"put the folder cifar-10-batches-py of the Python version into {entry.root}, or name "
+            "where it is: --set data.cifar10.root=FOLDER"
+        )
         raise SpecError([Diagnostic("E601", message, span, help)]) from None
     train, test = (
         HeldImages(torch.from_numpy(s.data).permute(0, 3, 1, 2), torch.tensor(s.targets))
@@ -216,7 +226,10 @@ def _open_folders(loaded: Loaded, entry: training.ImageFolder) -> tuple[ImageFol
     if not (root / "train").is_dir() or not tests:
         missing = "train" if not (root / "train").is_dir() else "test (or val)"
         message = f"there is no folder {root / missing}"
-        help = "images are looked for in train/<class>/* and test/<class>/* of this path"
+        help = (
+            "images are looked for in train/<class>/* and test/<class>/* of this path; name the "
+            "folder where yours are: --set data.image_folder.path=FOLDER"
+        )
         raise SpecError([Diagnostic("E601", message, span, help)])
     try:
         train, test = ImageFolder(root / "train"), ImageFolder(root / tests[0])

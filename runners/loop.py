@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from archspec.training import Train
-from compiler.base_stage import set_progress
+from compiler.base_network import set_progress
 from compiler.exact import RangeError
 from compiler.stage import penalty
 from runners.checkpoint import Parts

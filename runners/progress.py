@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from runners.tasks import Metric
 
 MIB = 2**20
+GPU_PEAK = "GPU peak"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Memory:
 def memory(device: torch.device) -> Memory:
     """The most tensors held at once on a GPU so far; elsewhere, the process's resident memory."""
     if device.type == "cuda":
-        return Memory(torch.cuda.max_memory_allocated(device), "GPU peak")
+        return Memory(torch.cuda.max_memory_allocated(device), GPU_PEAK)
     return Memory(psutil.Process().memory_info().rss, "process RSS")
 
 

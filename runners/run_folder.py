@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,19 @@ from filelock import FileLock, Timeout
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.dumping import dump
-from archspec.loading import Loaded
+from archspec.loading import Loaded, load
 from archspec.spec import Spec
 from runners.files import replacing, write_json, write_text
+from runners.tasks import METRICS
 
 ARCHITECTURE = {"input", "stem", "stages", "head", "task"}
 """The keys of a spec that determine its weights' names and shapes, and what is computed."""
 NEW_ONE = "choose another folder with --output, or remove this one"
 PACKAGES = ("archspec-reversible", "torch", "torchvision")
+MOST_SHOWN = 3
+"""So many differences of two specs are named."""
+_NONE = "not"
+"""What a value is that only the other spec has."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,12 @@ class Identity:
 
     spec: str
     architecture: str
+    of: Spec = field(repr=False, compare=False)
 
 
 def identity(spec: Spec) -> Identity:
     """The identity of a resolved spec, however it is spelt."""
-    return Identity(_hash(spec, None), _hash(spec, ARCHITECTURE))
+    return Identity(_hash(spec, None), _hash(spec, ARCHITECTURE), spec)
 
 
 def _hash(spec: Spec, keys: set[str] | None) -> str:
@@ -136,7 +142,9 @@ def finished(folder: RunFolder, who: Identity) -> TrainResult | None:
         return None
     try:
         found = json.loads(folder.result.read_text(encoding="utf-8"))
-        return TrainResult.from_json({**found, "output": str(folder.path)})  # it may have moved
+        result = TrainResult.from_json({**found, "output": str(folder.path)})  # it may have moved
+        METRICS[result.metric].text(result.test_metric)  # which is told by its name
+        return result
     except (ValueError, KeyError, TypeError):
         raise _refusal(f"{folder.result} is not a run's result", NEW_ONE) from None
 
@@ -169,8 +177,9 @@ def opened(folder: RunFolder, loaded: Loaded, who: Identity) -> Iterator[None]:
 def describe(who: Identity) -> dict[str, object]:
     """What `run.json` says: nothing in it depends on the command that started the run."""
     return {
-        **{f"{name}_hash": value for name, value in asdict(who).items()},
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "spec_hash": who.spec,
+        "architecture_hash": who.architecture,
+        "versions": {"python": platform.python_version(), **{p: version_of(p) for p in PACKAGES}},
         "platform": platform.platform(),
         "machine": platform.machine(),
     }
@@ -196,7 +205,8 @@ def keep_metrics(folder: RunFolder, epochs: int) -> None:
         partial.write_text("".join(lines[:epochs]), encoding="utf-8")
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Of an installed distribution."""
     try:
         return version(package)
     except PackageNotFoundError:  # run from a checkout
@@ -219,8 +229,33 @@ def _refuse_others(folder: RunFolder, who: Identity) -> None:
         raise _refusal(f"{folder.run} is not a run's description", NEW_ONE) from None
     if theirs != who.spec:
         message = f"{folder.path} holds the run of another spec (see {folder.spec})"
-        raise _refusal(message, f"a run continues only with the spec that began it; {NEW_ONE}")
+        help = f"a run continues only with the spec that began it; {NEW_ONE}"
+        raise _refusal(message, help, _differences(folder.spec, who.of))
 
 
-def _refusal(message: str, help: str) -> SpecError:
-    return SpecError([Diagnostic("E604", message, None, help)])
+def _differences(path: Path, ours: Spec) -> str:
+    """The first values in which the spec of a file is another than ours; nothing if it cannot be
+    read."""
+    try:
+        there = dict(_values(load(path).spec.model_dump(mode="json")))
+    except SpecError:
+        return ""
+    here = dict(_values(ours.model_dump(mode="json")))
+    names = [n for n in (there | here) if there.get(n, _NONE) != here.get(n, _NONE)]
+    shown = [f"{n} is {there.get(n, _NONE)} there, {here.get(n, _NONE)} here" for n in names]
+    more = f"; and {len(shown) - MOST_SHOWN} more" if len(shown) > MOST_SHOWN else ""
+    return "; ".join(shown[:MOST_SHOWN]) + more
+
+
+def _values(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """The scalars within maps and lists, as JSON, by their dotted paths."""
+    if isinstance(value, (dict, list)) and value:
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in inner:
+            yield from _values(child, (*path, str(key)))
+    else:
+        yield ".".join(path), json.dumps(value, ensure_ascii=False)
+
+
+def _refusal(message: str, help: str, note: str = "") -> SpecError:
+    return SpecError([Diagnostic("E604", message, None, help, note)])

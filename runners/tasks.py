@@ -34,13 +34,19 @@ class Metric:
     def text(self, value: float) -> str:
         return format(value, self.form)
 
+    def difference_text(self, value: float) -> str:
+        """Of a difference of two values; of shares, in points of a hundred."""
+        if self.form.endswith("%"):
+            return f"{100 * value:+.2f} points"
+        return format(value, f"+{self.form}")
+
     def better(self, value: float, than: float) -> bool:
         return value > than if self.higher_is_better else value < than
 
 
 ACCURACY = Metric("accuracy", "acc", higher_is_better=True, form=".2%")
 SUBOPTIMALITY = Metric("suboptimality", "above", higher_is_better=False, form=".2e")
-"""The objective of a Lasso above its least value."""
+"""The objective of a Lasso above its least value, and 0 where rounding takes it below."""
 METRICS = {metric.name: metric for metric in (ACCURACY, SUBOPTIMALITY)}
 
 
@@ -108,7 +114,8 @@ class SparseCoding:
     def in_training(self, model: Model, batch: Batch) -> Outcome:
         measurements, least = batch
         objective = self.lasso.objective(measurements, model(measurements))
-        return Outcome(objective.mean(), (objective.detach() - least).sum().item())
+        above = (objective.detach() - least).clamp(min=0)
+        return Outcome(objective.mean(), above.sum().item())
 
     in_evaluation = in_training
 

@@ -46,6 +46,9 @@ from runners.run_folder import (
 from runners.start import start_from
 from runners.tasks import Task, open_task
 
+RECIPE = "train: {epochs: 60, batch: 64, learning_rate: 2e-3}"
+"""What a user without one is shown."""
+
 
 def train(
     loaded: Loaded, output: Path, *, device: str = "auto", quiet: bool = False
@@ -95,10 +98,21 @@ def recipe_and_data(loaded: Loaded) -> tuple[Train, AnyData]:
         help = "train such a network in Python: model(images, name=tensor)"
         raise SpecError([Diagnostic("E605", message, loaded.tree.where(("side",)), help)])
     if recipe is None or entry is None:
-        missing = [f"`{n}:`" for n, s in (("data", entry), ("train", recipe)) if s is None]
-        message = f"training needs {' and '.join(missing)}, and {loaded.spec.name} has none"
-        raise SpecError([Diagnostic("E605", message, loaded.tree.where(("name",)))])
+        raise SpecError([_says_nothing(loaded)])
     return recipe, entry
+
+
+def _says_nothing(loaded: Loaded) -> Diagnostic:
+    spec = loaded.spec
+    missing = {
+        "`data`, what to train on": None if spec.data else "`data: digits`",
+        "`train`, how to train": None if spec.train else f"`{RECIPE}`",
+    }
+    lacking = " and no ".join(what for what, example in missing.items() if example)
+    examples = " and ".join(example for example in missing.values() if example)
+    help = f"add {examples}, or `extends` a shipped spec that has what you need"
+    message = f"{spec.name} cannot be trained: it has no {lacking}"
+    return Diagnostic("E605", message, loaded.tree.where(("name",)), help)
 
 
 def build_model(loaded: Loaded) -> nn.Module:

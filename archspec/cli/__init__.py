@@ -5,7 +5,10 @@ Nothing heavy is imported before a command needs it, so that `archspec --help` a
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +21,7 @@ COMMANDS = {
     "build": "Check, compile and verify a spec, and print what it costs.",
     "drift": "Plot how far streams drift on the way back, measured and predicted.",
     "train": "Train a spec on its data.",
+    "compare": "Train specs with the same data and seeds, and report what differs.",
     "convert": "Write published weights for a spec to start from.",
     "check": "Parse, resolve and check specs without building them.",
     "show": "Print a spec, and draw one of its layers.",
@@ -27,6 +31,15 @@ COMMANDS = {
     "schema": "Print the JSON schema of specs, for editors.",
     "explain": "Say at length what an error means.",
 }
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _drop_output() -> None:
+    """What is still held back goes nowhere; Python would try to write it once more as it ends."""
+    with suppress(OSError, ValueError):  # there is no file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Commands(click.Group):
@@ -57,6 +70,17 @@ class Commands(click.Group):
         """One line for each command, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line. A disk or a device that takes no more ends it with exit code 1."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            _drop_output()
+            click.echo(f"error: cannot write: {error.strerror}", err=True)
+            raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. A mistake in a spec is told in full and ends with exit code 2."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, spec_argument
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("build")
-@click.argument("spec", metavar="SPEC")
+@spec_argument
 @settings_option
 @allow_modules
 @json_option
@@ -74,6 +74,7 @@ def command(
         raise SystemExit(1)
     if emitted is not None and text is not None:
         _write(text, emitted)
+        _say_left_out(plan)
 
 
 def _summary(plan: NetworkPlan, seed: int, no_verify: bool, emitted: Path | None) -> Summary:
@@ -107,6 +108,13 @@ def _summary(plan: NetworkPlan, seed: int, no_verify: bool, emitted: Path | None
 def _say_not_written(path: Path | None) -> None:
     if path is not None:
         click.echo(f"not written: {path}; --no-verify writes what is not verified", err=True)
+
+
+def _say_left_out(plan: NetworkPlan) -> None:
+    from compiler.emission import left_out
+
+    for note in left_out(plan):
+        click.echo(f"note: {note}", err=True)
 
 
 def _emitted(loaded: Loaded, plan: NetworkPlan, path: Path) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, spec_name
 from archspec.cli.options import settings as settings_option
 
 
 @click.command("check")
-@click.argument("specs", nargs=-1, required=True, metavar="SPEC...")
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC...", callback=spec_name)
 @settings_option
 @allow_modules
 def command(specs: tuple[str, ...], settings: tuple[str, ...], packages: tuple[str, ...]) -> None:

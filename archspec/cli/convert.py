@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, spec_argument
 from archspec.cli.options import settings as settings_option
 
 if TYPE_CHECKING:
@@ -20,8 +20,14 @@ LABEL = "archspec convert"
 """The key of a file's metadata that says what the file is."""
 
 
+class Refused(click.ClickException):
+    """What was asked for cannot be; the command itself was written right."""
+
+    exit_code = 2
+
+
 @click.command("convert")
-@click.argument("spec", metavar="SPEC")
+@spec_argument
 @click.option(
     "--from",
     "source",
@@ -78,9 +84,11 @@ def command(
 
 
 def _refuse_to_replace(path: Path, label: str) -> None:
-    """Raises `click.UsageError` for a file that this very command has not written."""
+    """Raises `Refused` for a file that this very command has not written, and for no folder."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.parent.is_dir():
+        raise Refused(f"cannot write {path}: there is no folder {path.parent}")
     if not path.exists():
         return
     try:
@@ -90,7 +98,7 @@ def _refuse_to_replace(path: Path, label: str) -> None:
         found = None
     if found != label:
         what = f"holds {found}" if found else "is another's file"
-        raise click.UsageError(f"{path} {what}: not replaced; choose another with --output")
+        raise Refused(f"{path} {what}: not replaced; choose another with --output")
 
 
 def _converted(
@@ -99,20 +107,22 @@ def _converted(
     """The source, and the network with its weights. What does not fit ends with exit code 2."""
     import torch
 
-    from compiler.conversion.convert import ConversionError, convert, weights_of
-    from compiler.conversion.sources import DownloadError, SourceError, open_source
+    from compiler.conversion.convert import ConversionError, convert, paired, weights_of
+    from compiler.conversion.sources import DownloadError, SourceError, open_source, outline
     from compiler.network import build
     from compiler.user_modules import UserModuleError
 
     torch.manual_seed(0)  # of a new classifier
     try:
         network = build(plan)
+        if (known := outline(name)) is not None:  # before a download
+            paired(known, weights_of(network), new_head)
         source = open_source(name)
         weights = convert(source.tensors, weights_of(network), new_head, resize_positions)
     except (UserModuleError, SourceError) as error:
-        raise click.UsageError(str(error)) from None
+        raise Refused(str(error)) from None
     except ConversionError as error:
-        raise click.UsageError(f"{name} does not go into this spec: {error}") from None
+        raise Refused(f"{name} does not go into this spec: {error}") from None
     except DownloadError as error:
         raise click.ClickException(str(error)) from None
     network.load_state_dict(weights, strict=False)
@@ -171,7 +181,7 @@ def _write(network: Network, path: Path, label: str) -> None:
         with replacing(path) as partial:
             safetensors.torch.save_model(network, str(partial), {LABEL: label})
     except OSError as error:
-        raise click.UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        raise Refused(f"cannot write {path}: {error.strerror or error}") from None
     click.echo(f"written: {path}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, spec_argument
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("drift")
-@click.argument("spec", metavar="SPEC")
+@spec_argument
 @settings_option
 @allow_modules
 @click.option("--stage", "only", metavar="NAME", help="This stage alone.")

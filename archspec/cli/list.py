@@ -12,27 +12,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from rich.console import Console
     from rich.table import Table
 
     from archspec.loading import Loaded
     from compiler.catalogue import Entry
 
+WIDE = 180
+"""Columns of a terminal from which the summaries have room."""
+
 
 @click.command("list")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 @click.option("--family", metavar="NAME", help="Only specs of a family whose name has this in it.")
+@click.option(
+    "--couplings", "of_couplings", is_flag=True, help="The couplings instead, with their updates."
+)
 @json_option
-def command(patterns: tuple[str, ...], family: str | None, as_json: bool) -> None:
+def command(
+    patterns: tuple[str, ...], family: str | None, of_couplings: bool, as_json: bool
+) -> None:
     """List the shipped specs: family, parameters, MACs of one input, data set, papers.
 
-    PATTERN is a name, or part of one with `*`: archspec list "momrev*". All that is listed is
-    computed from the specs, without allocating the networks.
+    PATTERN is a name, or part of one with `*`: archspec list "momrev*". A wide terminal and --json
+    have the summaries too.
     """
     import json
     from dataclasses import asdict
 
     from archspec.loading import zoo
 
+    if of_couplings:
+        _list_couplings(patterns, family, as_json)
+        return
     paths = _named(sorted(zoo().glob("*.yaml")), patterns)
     loaded = _of_family(list(_loaded(paths)), family)
 
@@ -42,7 +54,26 @@ def command(patterns: tuple[str, ...], family: str | None, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps([asdict(each) for each in entries], ensure_ascii=False))
     else:
-        _print(entries)
+        console = _console()
+        console.print(_table(_rows(entries, console)))
+
+
+def _list_couplings(patterns: tuple[str, ...], family: str | None, as_json: bool) -> None:
+    import json
+
+    from archspec.cli.couplings import shipped, table
+    from archspec.loading import zoo
+
+    if family is not None:
+        raise click.UsageError("couplings have no family: leave out --family")
+    paths = _named(sorted((zoo() / "couplings").glob("*.yaml")), patterns)
+    wanted = {path.stem for path in paths}
+    found = [each for each in shipped() if each.coupling in wanted]
+    if as_json:
+        plain = [each.model_dump(mode="json", exclude={"archspec"}) for each in found]
+        click.echo(json.dumps(plain, ensure_ascii=False))
+    else:
+        _console().print(table(found))
 
 
 def _named(paths: list[Path], patterns: tuple[str, ...]) -> list[Path]:
@@ -54,7 +85,8 @@ def _named(paths: list[Path], patterns: tuple[str, ...]) -> list[Path]:
     for pattern in patterns:
         if not any(fnmatchcase(path.stem, pattern) for path in paths):
             known = nearest(pattern, (path.stem for path in paths))
-            raise click.UsageError(f"there is no shipped spec `{pattern}`; {known}")
+            what = paths[0].parent.name.removesuffix("s") if paths else "spec"
+            raise click.UsageError(f"there is no shipped {what} `{pattern}`; {known}")
     return [path for path in paths if any(fnmatchcase(path.stem, p) for p in patterns or ("*",))]
 
 
@@ -90,7 +122,7 @@ def _of_family(specs: list[Loaded], family: str | None) -> list[Loaded]:
     return found
 
 
-def _print(entries: list[Entry]) -> None:
+def _console() -> Console:
     from rich.console import Console
 
     from archspec.cli.report import PIPE_WIDTH
@@ -98,29 +130,39 @@ def _print(entries: list[Entry]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
-    console.print(_table(entries))
+    return console
 
 
-def _table(entries: list[Entry]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
+def _rows(entries: list[Entry], console: Console) -> Iterator[tuple[str, ...]]:
+    """The heads of the columns, and then a row for each spec; the last column is for wide
+    terminals."""
     from archspec.cli.report import giga
 
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("name", "family"):
-        table.add_column(name, no_wrap=True)
-    for name in ("parameters", "MACs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("data set", "citation"):
-        table.add_column(name)
+    width = 7 if console.is_terminal and console.width >= WIDE else 6
+    yield ("name", "family", "parameters", "MACs", "data set", "citation", "summary")[:width]
     for each in entries:
-        table.add_row(
+        row = (
             each.name,
-            Text(each.family or "–"),
+            each.family or "–",
             f"{each.parameters:,}",
             giga(each.macs),
             each.data or "–",
-            Text(", ".join(each.cite) or "–"),
+            ", ".join(each.cite) or "–",
+            each.summary,
         )
+        yield row[:width]
+
+
+def _table(rows: Iterator[tuple[str, ...]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in next(rows):
+        right = name in ("parameters", "MACs")
+        table.add_column(
+            name, justify="right" if right else "left", no_wrap=right or name in ("name", "family")
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, spec_name
+
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
+"""Of Windows, whatever comes after a dot."""
 
 
 @click.command("new")
@@ -15,6 +19,7 @@ from archspec.cli.options import allow_modules
     "--from",
     "parent",
     required=True,
+    callback=spec_name,
     metavar="SPEC",
     help="The spec to start from: a file, or the name of a shipped one.",
 )
@@ -31,6 +36,9 @@ def command(name: str, parent: str, extends: bool, packages: tuple[str, ...]) ->
     It stands alone: all that the other spec inherits is written out, its coupling's update too,
     each part with a comment. Nothing is overwritten.
     """
+    import shlex
+
+    from archspec.cited import with_all_keys
     from archspec.loading import load
     from archspec.starting import extending, written_out
     from compiler.resolve import resolve
@@ -42,7 +50,7 @@ def command(name: str, parent: str, extends: bool, packages: tuple[str, ...]) ->
     if extends:
         text = extending(loaded.tree, name, _inherited(parent))
     else:
-        text = written_out(loaded.tree, name, loaded.spec.name)
+        text = written_out(with_all_keys(loaded), name, loaded.spec.name)
     try:
         write_text(path, text)
     except OSError as error:
@@ -51,7 +59,8 @@ def command(name: str, parent: str, extends: bool, packages: tuple[str, ...]) ->
     trains = loaded.spec.data is not None and loaded.spec.train is not None
     click.echo(f"written: {path}", err=True)
     for next_command in ("check", "build", "train" if trains else "show"):
-        click.echo(f"archspec {next_command} {path}")
+        allowed = [part for package in packages for part in ("--allow-modules", package)]
+        click.echo(shlex.join(["archspec", next_command, str(path), *allowed]))
 
 
 def _path(name: str) -> Path:
@@ -68,8 +77,10 @@ def _path(name: str) -> Path:
             f"`{name}` cannot be a name: names begin with a letter or a digit, and have letters, "
             "digits, `_`, `-` and `.`, at most 80 of them"
         )
+    if name.endswith(".") or name.partition(".")[0].upper() in RESERVED:
+        raise click.UsageError(f"`{name}` cannot be a name: no file of Windows can be called so")
     path = Path(f"{name}.yaml")
-    if path.exists():
+    if os.path.lexists(path):  # a link that leads nowhere, too
         raise click.UsageError(f"{path} is there already: not overwritten")
     return path
 

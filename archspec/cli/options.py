@@ -18,6 +18,21 @@ def _split(
     return tuple(name for text in given for name in _BETWEEN.split(text) if name)
 
 
+def spec_name(
+    context: click.Context, parameter: click.Parameter, given: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    """The name of a spec, or of several, with a note where one has two meanings."""
+    from archspec.loading import shadowed
+
+    del context, parameter
+    for name in (given,) if isinstance(given, str) else given:
+        if file := shadowed(name):
+            note = f"note: `{name}` is {file} here, and not the shipped spec of that name"
+            click.echo(note, err=True)
+    return given
+
+
+spec_argument = click.argument("spec", metavar="SPEC", callback=spec_name)
 settings = click.option(
     "--set",
     "settings",

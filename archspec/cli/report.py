@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compiler.summary import ExactSummary, StageSummary, Summary
+if TYPE_CHECKING:
+    from compiler.summary import ExactSummary, StageSummary, Summary
 
 PIPE_WIDTH = 10_000
 """Of lines that no terminal shows: equations are not cut."""

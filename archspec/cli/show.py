@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, spec_argument
 from archspec.cli.options import settings as settings_option
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("spec", metavar="SPEC")
+@spec_argument
 @click.option(
     "--resolved",
     is_flag=True,
@@ -40,28 +40,57 @@ def command(
     """Print a spec, and draw one of its layers.
 
     Streams are lanes, which time runs down along; functions are boxes, updates are arrows. The
-    picture is a comment: what is printed loads again.
+    picture is a comment: what is printed loads again. The name of a coupling prints that, with its
+    inverse and its papers.
     """
     from textwrap import wrap
 
-    from archspec.dumping import dump, origin
+    from archspec.cli.origins import origin
+    from archspec.dumping import dump
     from archspec.loading import find, load, ordered
+    from archspec.starting import SCHEMA, readdressed
     from compiler.picture import pictures
     from compiler.picture_text import WIDTH, draw
     from compiler.resolve import resolve
 
+    if coupling := _coupling(spec):
+        if resolved or settings or drawn:
+            raise click.UsageError(f"{coupling} is a coupling: it is printed as it is")
+        _show_coupling(coupling)
+        return
     loaded = load(spec, settings, packages)
     plan = resolve(loaded)
     if resolved or settings:
         text = dump(ordered(loaded.tree), origin)
     else:
-        text = find(spec, Path.cwd(), None).read_text(encoding="utf-8-sig")
+        file = find(spec, Path.cwd(), None).read_text(encoding="utf-8-sig")
+        text = readdressed(file, SCHEMA)
     if drawn is not None:
         _write(plan, drawn)
     click.echo(text, nl=not text.endswith("\n"))
     for title, picture in pictures(plan).items():
         lines = (*wrap(f"{title}:", WIDTH), "", *draw(picture))
         click.echo("\n" + "\n".join(f"# {line}".rstrip() for line in lines))
+
+
+def _coupling(name: str) -> Path | None:
+    """The file of the coupling that a name means, unless it means a spec."""
+    from archspec.diagnostics import SpecError
+    from archspec.loading import coupling_file, find, read_file
+
+    try:
+        path = find(name, Path.cwd(), None)
+        keys = read_file(path).map
+    except SpecError:
+        return coupling_file(name)
+    return path if "coupling" in keys and "stages" not in keys else None
+
+
+def _show_coupling(path: Path) -> None:
+    from archspec.cli.couplings import shown
+    from archspec.starting import COUPLING_SCHEMA, readdressed
+
+    click.echo(readdressed(shown(path), COUPLING_SCHEMA))
 
 
 def _write(plan: NetworkPlan, path: Path) -> None:

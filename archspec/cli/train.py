@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, spec_argument
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
 
 
 @click.command("train")
-@click.argument("spec", metavar="SPEC")
+@spec_argument
 @settings_option
 @allow_modules
 @click.option(

@@ -100,55 +100,49 @@ class PadChannels(Layer):
         return pixels(out, shape.grid)
 
 
-class TransposePair(Layer):
+class TiedKernel(Layer):
+    """A kernel K that comes with its own transpose: of a convolution on images, of a linear map on
+    tokens and features."""
+
+    kernel: int | None = Field(None, ge=1, le=31)
+    """Of the convolution; 3 by default on images."""
+    activation: Activation = "relu"
+
+    @property
+    def width(self) -> int:
+        """The convolution's kernel size."""
+        return 3 if self.kernel is None else self.kernel
+
+    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
+        """The same shape. Raises `ShapeError` for a kernel that changes the grid, or that there is
+        no grid for."""
+        if isinstance(shape, Video):
+            raise ShapeError(f"expected an image, tokens or features, found {shape}")
+        if isinstance(shape, Image) and self.width % 2 == 0:
+            raise ShapeError(f"a kernel of {self.width} changes the grid", "use an odd kernel")
+        if not isinstance(shape, Image) and self.kernel is not None:
+            raise ShapeError(f"`kernel` is for images, found {shape}", "leave `kernel` out")
+        return shape
+
+
+class TransposePair(TiedKernel):
     """K^T s(K x + b), both maps tied to one kernel K (Chang et al. 2018): a convolution on images,
     a linear map on tokens."""
 
     kind: Literal["transpose_pair"] = "transpose_pair"
     hidden: Size = "channels"
     """Channels of K x."""
-    kernel: int | None = Field(None, ge=1, le=31)
-    """Of the convolution; 3 by default on images."""
-    activation: Activation = "relu"
-
-    @property
-    def width(self) -> int:
-        """The convolution's kernel size."""
-        return 3 if self.kernel is None else self.kernel
 
     def infer(self, shape: Shape, sizes: Sizes) -> Shape:
         sizes.size(self.hidden)
-        _need_odd(shape, self.width, self.kernel is not None)
-        return shape
+        return super().infer(shape, sizes)
 
 
-class Antisymmetric(Layer):
+class Antisymmetric(TiedKernel):
     """s((K - K^T) x + b), one kernel K less its own transpose (Chang et al. 2018): a convolution
     on images, a linear map on tokens. Its Jacobian has no growing directions where s is linear."""
 
     kind: Literal["antisymmetric"] = "antisymmetric"
-    kernel: int | None = Field(None, ge=1, le=31)
-    """Of the convolution; 3 by default on images."""
-    activation: Activation = "relu"
-
-    @property
-    def width(self) -> int:
-        """The convolution's kernel size."""
-        return 3 if self.kernel is None else self.kernel
-
-    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
-        _need_odd(shape, self.width, self.kernel is not None)
-        return shape
-
-
-def _need_odd(shape: Shape, kernel: int, written: bool) -> None:
-    """Raise `ShapeError` for a kernel that changes the grid, or that there is no grid for."""
-    if isinstance(shape, Video):
-        raise ShapeError(f"expected an image, tokens or features, found {shape}")
-    if isinstance(shape, Image) and kernel % 2 == 0:
-        raise ShapeError(f"a kernel of {kernel} changes the grid", "use an odd kernel")
-    if not isinstance(shape, Image) and written:
-        raise ShapeError(f"`kernel` is for images, found {shape}", "leave `kernel` out")
 
 
 class SqueezeLayer(Layer):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from compiler.base_stage import set_progress
+from compiler.base_network import set_progress
 from compiler.conversion.namings import HEAD
 from compiler.network import Network
 

@@ -50,13 +50,8 @@ def convert(
     positions are interpolated to ours (bicubic; Dosovitskiy et al. 2021, section 3.2). Raises
     `ConversionError`.
     """
-    names = {theirs: placed(name, ours) for theirs, name in recognised(source).ours(source).items()}
-    if new_head:
-        dropped = [theirs for theirs, name in names.items() if _is_head(name)]
-        source = {theirs: value for theirs, value in source.items() if theirs not in dropped}
-        names = {theirs: name for theirs, name in names.items() if theirs not in dropped}
-        ours = {name: value for name, value in ours.items() if not _is_head(name)}
-    _refuse_other_names(source, names, ours)
+    names = paired(source, ours, new_head)
+    ours = {name: ours[name] for name in ours if name in names.values()}
     found = {name: source[theirs] for theirs, name in names.items()}
     if resize_positions and POSITIONS in found:
         found[POSITIONS] = resized(found[POSITIONS], ours[POSITIONS].shape[1])
@@ -64,13 +59,30 @@ def convert(
     return {name: found[name].detach().to(like.dtype).contiguous() for name, like in ours.items()}
 
 
+def paired(
+    source: Mapping[str, Tensor], ours: Mapping[str, Tensor], new_head: bool
+) -> dict[str, str]:
+    """The names of `source` → those of `ours`: all of both, each once; with `new_head`, without the
+    classifier. Raises `ConversionError`."""
+    names = {theirs: placed(name, ours) for theirs, name in recognised(source).ours(source).items()}
+    dropped = {theirs for theirs, name in names.items() if new_head and _is_head(name)}
+    kept = [theirs for theirs in source if theirs not in dropped]
+    wanted = [name for name in ours if not (new_head and _is_head(name))]
+    names = {theirs: name for theirs, name in names.items() if theirs not in dropped}
+    _refuse_other_names(kept, names, wanted)
+    return names
+
+
 def resized(positions: Tensor, count: int) -> Tensor:
     """Embeddings (1, 1 + n², D) of a class token and a square grid, interpolated to `count` tokens.
     Raises `ConversionError` where one of the two is no such grid."""
     from torchvision.models.vision_transformer import interpolate_embeddings
 
+    if positions.dim() != 3 or len(positions) != 1:
+        message = f"the embeddings of positions are {_sizes(positions)}, and not 1×tokens×channels"
+        raise ConversionError(message)
     found = positions.shape[1]
-    if any(math.isqrt(tokens - 1) ** 2 != tokens - 1 for tokens in (found, count)):
+    if not all(map(_is_grid, (found, count))):
         message = f"{found} positions cannot become {count}: both are 1 and a square"
         raise ConversionError(message)
     key = "encoder.pos_embedding"
@@ -79,12 +91,17 @@ def resized(positions: Tensor, count: int) -> Tensor:
     return result
 
 
+def _is_grid(tokens: int) -> bool:
+    """Whether these are a class token and a square."""
+    return tokens > 1 and math.isqrt(tokens - 1) ** 2 == tokens - 1
+
+
 def _is_head(name: str) -> bool:
     return name.startswith(f"{HEAD}.")
 
 
 def _refuse_other_names(
-    source: Mapping[str, Tensor], names: Mapping[str, str], ours: Mapping[str, Tensor]
+    source: Sequence[str], names: Mapping[str, str], ours: Sequence[str]
 ) -> None:
     """Raises `ConversionError` unless the names of both are the same, each once."""
     counts = Counter(names.values())

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from archspec.diagnostics import nearest
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 PICKLED = (".pth", ".pt", ".bin")
 WITHIN = ("state_dict", "model")
@@ -41,15 +44,32 @@ def open_source(name: str) -> Source:
 
     Raises `SourceError` and `DownloadError`.
     """
-    path = Path(name)
-    if path.suffix in (".safetensors", *PICKLED) or path.is_file():
-        return Source(name, read_tensors(path), None)
+    if _is_file(name):
+        return Source(name, read_tensors(Path(name)), None)
     try:
         model = _torchvision(name) or _timm(name)
     except (OSError, RuntimeError) as error:  # no network, no space, another hash
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DownloadError(f"the weights of {name} could not be downloaded: {reason}") from None
     return Source(name, model.state_dict(), model)
+
+
+def outline(name: str) -> Mapping[str, Tensor] | None:
+    """The tensors of torchvision's model of this name on the meta device, so that their names are
+    known before its weights are downloaded; their sizes may be those of other weights. None for
+    other sources. Raises `SourceError`."""
+    from torchvision import models
+
+    if _is_file(name) or _published(name) is None:
+        return None
+    with torch.device("meta"):
+        model: nn.Module = models.get_model(name.partition(":")[0], weights=None)
+    return model.state_dict()
+
+
+def _is_file(name: str) -> bool:
+    path = Path(name)
+    return path.suffix in (".safetensors", *PICKLED) or path.is_file()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -75,6 +95,18 @@ def _torchvision(name: str) -> nn.Module | None:
     """The model with its weights; None where torchvision has none of this name."""
     from torchvision import models
 
+    weights = _published(name)
+    if weights is None:
+        return None
+    model: nn.Module = models.get_model(name.partition(":")[0], weights=weights)
+    return model
+
+
+def _published(name: str) -> WeightsEnum | None:
+    """The weights of torchvision's that a name means. Raises `SourceError` where its model has no
+    such weights."""
+    from torchvision import models
+
     kind, _, version = name.partition(":")
     if kind not in models.list_models(models):
         return None
@@ -82,8 +114,8 @@ def _torchvision(name: str) -> nn.Module | None:
     if version and version not in known.__members__:
         near = nearest(version, known.__members__)
         raise SourceError(f"{kind} has no weights `{version}`; {near}")
-    model: nn.Module = models.get_model(kind, weights=known[version] if version else known.DEFAULT)
-    return model
+    found: WeightsEnum = known[version or "DEFAULT"]
+    return found
 
 
 def _timm(name: str) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from textwrap import fill
 from types import ModuleType
 
 import torch
@@ -11,19 +12,20 @@ import torch
 from archspec.citations import reference
 from archspec.spec import Spec
 from compiler import (
+    base_network,
     base_stage,
-    checkpointing,
     coefficients,
     engine,
     exact,
+    facts,
     information,
     kernels,
-    schedules,
     self_check,
+    stage_inputs,
 )
 from compiler.emission.modules import CannotEmitError, made
 from compiler.emission.numbers import unmarked
-from compiler.emission.sources import FUNCTIONS, MAPS, body, definitions, imports
+from compiler.emission.sources import ENGINE, FUNCTIONS, MAPS, body, definitions, imports
 from compiler.emission.stages import stage_classes
 from compiler.emission.writing import ClassNames, block, camel, docstring, literal, method
 from compiler.network import Network
@@ -32,8 +34,8 @@ from compiler.signing import MARK, signed
 from compiler.signing import is_as_written as is_as_emitted
 
 ARITHMETIC = (kernels, information, exact)
-ENGINE = (schedules, engine, checkpointing)
-TAKEN_OVER = (*ARITHMETIC, *ENGINE, coefficients, base_stage, self_check)
+STAGES = (facts, stage_inputs, base_stage, base_network)
+TAKEN_OVER = (*ARITHMETIC, *ENGINE, coefficients, *STAGES, self_check)
 
 
 def emit(plan: NetworkPlan, spec: Spec) -> str:
@@ -58,6 +60,7 @@ def emit(plan: NetworkPlan, spec: Spec) -> str:
             definitions(used, FUNCTIONS),
             *map(_section, ARITHMETIC),
             *_maps(definitions(used, MAPS)),
+            _chapter(engine),
             *map(_section, TAKEN_OVER[len(ARITHMETIC) :]),
             _heading("The stages and the network"),
             *stages_last,
@@ -89,10 +92,15 @@ def _maps(text: str) -> list[str]:
 
 def _section(module: ModuleType) -> str:
     """A module taken over, its docstring as a comment."""
+    return f"{_chapter(module)}\n\n{body(module)}"
+
+
+def _chapter(module: ModuleType) -> str:
+    """The docstring of a module, or of a package whose modules follow, as a comment."""
     title, _, more = (module.__doc__ or "").strip().partition("\n\n")
     heading = re.sub(r"\s+", " ", title).partition(":")[0].rstrip(".")
     comment = "\n".join(f"# {line}".rstrip() for line in (title + "\n\n" + more).splitlines())
-    return f"{_heading(heading)}\n\n{comment}\n\n{body(module)}"
+    return f"{_heading(heading)}\n\n{comment}"
 
 
 def _title(plan: NetworkPlan, spec: Spec, title: str) -> str:
@@ -111,6 +119,7 @@ at the end the stages and the network. The engine runs a layer's `updates`; `for
 are the same, written out to be read, and compared when the file is run.
 """
     text += _EXACT if any(stage.fraction_bits is not None for stage in plan.stages) else ""
+    text += "".join(f"\n{fill(note, 96)}\n" for note in left_out(plan))
     return docstring(text + (f"\n{cited}\n" if cited else ""))
 
 
@@ -118,6 +127,18 @@ _EXACT = """
 In exact arithmetic a stage, forward and inverse, takes the same `information`, at first an empty
 `Information()`: what updates lose of the streams, which its layers call `kept`.
 """
+
+
+def left_out(plan: NetworkPlan) -> list[str]:
+    """What `build` makes of a spec and its file has not, in sentences."""
+    smooth = [f"`{stage.name}`" for stage in plan.stages if stage.smoothness]
+    if not smooth:
+        return []
+    named = f"stage{'s' if len(smooth) > 1 else ''} {', '.join(smooth)}"
+    return [
+        f"The penalty by `smoothness` of {named}, which training adds to the loss, is not in this "
+        "file: outputs and their gradients are the same without it."
+    ]
 
 
 def _network(title: str, network: Network, stages: Sequence[str]) -> str:
@@ -140,4 +161,4 @@ def _network(title: str, network: Network, stages: Sequence[str]) -> str:
     return block(f"class {title}(BaseNetwork):", doc, "", method("__init__(self) -> None", init))
 
 
-__all__ = ["CannotEmitError", "emit", "is_as_emitted"]
+__all__ = ["CannotEmitError", "emit", "is_as_emitted", "left_out"]

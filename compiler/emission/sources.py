@@ -9,6 +9,21 @@ import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 
+from compiler import checkpointing, schedules
+from compiler.engine import (
+    contexts,
+    errors,
+    forward,
+    handles,
+    inversion,
+    modules,
+    replay,
+    reversible,
+    states,
+    steps,
+    tape,
+    versions,
+)
 from compiler.functions import (
     attention,
     build,
@@ -22,6 +37,11 @@ from compiler.functions import (
 FUNCTIONS = (tokens, attention, pooled_attention, convolution, pointwise, build)
 """What functions are made of, and what makes them."""
 MAPS = (maps,)
+PROGRAM = (schedules, errors, steps, forward)
+REPLAY = (versions, modules, states, contexts, handles, replay, tape)
+STRATEGIES = (inversion, reversible, checkpointing)
+ENGINE = (*PROGRAM, *REPLAY, *STRATEGIES)
+"""In an order in which each comes after what it imports."""
 OWN = ("archspec", "compiler")
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from refusals import check_error
-from spec_mutations import FILE_MUTATIONS, OF_PROGRAMS, OF_TEXTS, Mutant, mutant, originals
+from spec_mutations import FILE_MUTATIONS, OF_PROGRAMS, Mutant, mutant
+from spec_originals import originals
+from text_mutations import OF_TEXTS
 
 from archspec.diagnostics import SpecError
 from archspec.loading import load

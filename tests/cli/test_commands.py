@@ -9,8 +9,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from click.testing import CliRunner
 
-from archspec.cli import COMMANDS
+from archspec.cli import COMMANDS, main
 from archspec.loading import load, zoo
 from archspec.tree import read
 from compiler.resolve import resolve
@@ -96,12 +97,55 @@ def test_an_unknown_command_or_spec_gets_the_nearest_name(archspec) -> None:
     assert "did you mean `momrev_vit_digits`" in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not on this system")
+@pytest.mark.parametrize("command", [["--help"], ["show", "lista"], ["list", "lista"]])
+def test_a_device_that_takes_no_more_is_told(command: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "archspec", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write: No space left on device\n"
+
+
+def test_a_coupling_is_no_spec(here: Path) -> None:
+    done = CliRunner().invoke(main, ["build", "additive"])
+    assert done.exit_code == 2
+    assert "error[E501] `additive` is a coupling, and not a spec: " in done.stderr
+    assert "`archspec show additive` prints it" in done.stderr
+    (here / "dd.yaml").mkdir()
+    done = CliRunner().invoke(main, ["check", "dd.yml"])
+    assert "`dd`" not in done.stderr
+
+
+def test_a_file_that_hides_a_shipped_spec_is_named(here: Path) -> None:
+    own = "archspec: 1\nname: mine\nextends: rev_vit_digits\n"
+    (here / "vit_digits.yaml").write_text(own)
+    done = CliRunner().invoke(main, ["check", "vit_digits", "rev_vit_digits"])
+    note = "note: `vit_digits` is vit_digits.yaml here, and not the shipped spec of that name\n"
+    assert (done.exit_code, done.stderr) == (0, note)
+
+
+def test_a_lone_update_says_what_it_lacks(here: Path) -> None:
+    text = "archspec: 1\nname: mine\nextends: rev_vit_digits\nstages:\n  trunk:\n"
+    (here / "mine.yaml").write_text(f"{text}    update: [x1 += F(x2), x2 += G(x1)]\n")
+    done = CliRunner().invoke(main, ["check", "mine.yaml"])
+    assert done.exit_code == 2
+    assert "error[E104] `streams`, `output` are missing here" in done.stderr
+    assert "help: a stage with an `update` of its own also says its `streams`" in done.stderr
+
+
 def test_show_resolved_loads_again_with_origins(archspec, tmp_path) -> None:
     done = archspec("show", "momrev_vit_digits", "--resolved", "--set", "train.epochs=5")
     assert done.returncode == 0, done.stderr
     assert "gamma: 0.9  # " in done.stdout
-    assert "momrev_vit_digits.yaml:12:24" in done.stdout
-    assert "epochs: 5  # --set:1:14" in done.stdout
+    assert "gamma: 0.9  # momrev_vit_digits.yaml:12\n" in done.stdout
+    assert "x1: input  # couplings/momentum_pair.yaml:6\n" in done.stdout
+    assert "epochs: 5  # --set\n" in done.stdout
     (tmp_path / "again.yaml").write_text(done.stdout, encoding="utf-8")
     again = load(tmp_path / "again.yaml").spec
     assert again == load("momrev_vit_digits", ["train.epochs=5"]).spec
@@ -109,7 +153,9 @@ def test_show_resolved_loads_again_with_origins(archspec, tmp_path) -> None:
 
 def test_show_prints_the_file(archspec) -> None:
     done = archspec("show", "rev_vit_b")
-    file = (zoo() / "rev_vit_b.yaml").read_text(encoding="utf-8")
+    first, _, rest = (zoo() / "rev_vit_b.yaml").read_text(encoding="utf-8").partition("\n")
+    schema = (zoo().parent / "archspec/schema/archspec-1.json").as_uri()
+    file = f"{first.partition('=')[0]}={schema}\n{rest}"  # which stands wherever it is saved
     assert done.stdout.startswith(file)
     drawn = done.stdout.removeprefix(file).strip().splitlines()
     assert all(line.startswith("#") for line in drawn)

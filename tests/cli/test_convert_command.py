@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from functools import partial
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from torch import nn
 from torchvision import models
 
 import archspec as package
+from archspec.cli import main
 
+ROOT = Path(__file__).parents[2]
 SPEC = """\
 archspec: 1
 name: tiny_momentum
@@ -95,6 +101,40 @@ def test_fine_tuning_starts_from_the_pretrained_function(archspec, tmp_path, vit
     assert json.loads(again.stdout) == result
 
 
+def photos(folder: Path) -> None:
+    """Two classes of grey images."""
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 20), ("test", 2)):
+        for label in ("cat", "dog"):
+            (folder / part / label).mkdir(parents=True)
+            for index in range(count):
+                pixels = torch.randint(256, (8, 8), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(folder / part / label / f"{index}.png")
+
+
+def test_the_commands_of_the_page_run(here: Path) -> None:
+    """On a small model, and a small spec called as the page's; what it builds is checked."""
+    (here / "momentum_vit_b_finetune.yaml").write_text(
+        SPEC.replace("tiny_momentum", "momentum_vit_b_finetune").replace(
+            "  start_from: tiny.safetensors\n", ""
+        )
+    )
+    torch.save(small_vit().state_dict(), here / "vit.pth")
+    photos(here / "photos")
+    page = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.+?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert [line[1] for line in lines] == ["convert", "train", *["build"] * 3, "convert", "train"]
+    for program, command, *arguments in lines:
+        assert program == "archspec"
+        less = {"train": ["--set", "train.epochs=1", "--quiet"]}.get(command, [])
+        given = ["vit.pth" if part == "vit_b_16" else part for part in arguments]
+        reduced = "check" if command == "build" else command
+        done = CliRunner().invoke(main, [reduced, *given, *less])
+        assert done.exit_code == 0, done.stderr
+    assert (here / "runs" / "two_classes" / "result.json").is_file()
+
+
 def test_training_does_not_start_from_other_weights(archspec, tmp_path, vit) -> None:
     def refused(*settings: str) -> str:
         given = [part for setting in settings for part in ("--set", setting)]
@@ -162,16 +202,26 @@ def test_the_next_command_starts_from_what_was_written(archspec, vit) -> None:
         ),
         (("--from", "vit.pth", "--set", "stages.trunk.depth=3"), "missing from the source: "),
         (("--from", "vit.pth", "--set", "task.classify.classes=7"), "--new-head starts the "),
-        (("--from", "vit.pth", "--output", "no/where.safetensors"), "cannot write no/where"),
+        (
+            ("--from", "vit_b_16", "--output", "no/where.safetensors"),
+            "Error: cannot write no/where.safetensors: there is no folder no",
+        ),
+        (("--from", "vit_b_16", "--new-head"), "Error: vit_b_16 does not go into this spec: the "),
+        (("--from", "odd.pth", "--resize-positions"), "positions are 2×17×16, and not 1×tokens×"),
+        (("--from", "none.pth", "--resize-positions"), "there is no file none.pth"),
     ],
 )
-def test_a_mistake_is_told_and_nothing_written(archspec, tmp_path, vit, arguments, said) -> None:
+def test_a_mistake_is_told_and_nothing_written(tmp_path, monkeypatch, vit, arguments, said) -> None:
     torch.save({"weight": Path("code")}, tmp_path / "code.pth")
+    odd = {**vit.state_dict(), "encoder.pos_embedding": torch.zeros(2, 17, 16)}
+    torch.save(odd, tmp_path / "odd.pth")
     before = everything(tmp_path)
-    done = archspec("convert", "tiny.yaml", *arguments)
-    assert done.returncode == 2, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", pytest.fail)
+    done = CliRunner().invoke(main, ["convert", "tiny.yaml", *arguments])
+    assert done.exit_code == 2, done.stderr
     assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Usage" not in done.stderr
     assert everything(tmp_path) == before
 
 

@@ -43,6 +43,14 @@ def test_a_network_is_written_and_checks_itself(archspec, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.py"]
 
 
+def test_a_penalty_that_is_left_out_is_told(archspec, tmp_path: Path) -> None:
+    settings = ["--set", "stages.trunk.smoothness=1e-4", "--set", "stages.trunk.depth=2"]
+    done = archspec("build", "momrev_vit_digits", *settings, "--no-verify", "--emit", "model.py")
+    assert done.returncode == 0, done.stderr
+    assert "note: The penalty by `smoothness` of stage `trunk`" in done.stderr
+    assert "`smoothness` of stage `trunk`" in (tmp_path / "model.py").read_text(encoding="utf-8")
+
+
 def test_exact_arithmetic_is_written(archspec, tmp_path: Path) -> None:
     functions = "functions:\n      F: [layer_norm, mlp]\n      G: [tanh]\n"
     exact = SPEC[: SPEC.index("functions:")] + functions + SPEC[SPEC.index("head:") :]

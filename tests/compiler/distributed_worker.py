@@ -1,5 +1,5 @@
-"""Run by torchrun in two processes: trains small networks on halves of a batch, in many ways, and
-prints how far gradients and weights are from those of one process with the whole batch, as JSON."""
+"""Run by torchrun in two processes: prints what each finds in every case as JSON, an error, or how
+the case failed."""
 
 from __future__ import annotations
 
@@ -9,239 +9,36 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from datetime import timedelta
-from functools import lru_cache
 from itertools import product
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from small_networks import BRANCH, CONVOLUTION, STRATEGIES, additive, network
-from torch import Tensor, nn
+from distributed_training import (
+    IMAGES,
+    STAGES,
+    STEPS,
+    WAYS,
+    batches_for,
+    compare,
+    convolutions,
+    ddp,
+    error,
+    gathered,
+    loss,
+    momentum,
+    own_share,
+    parameters,
+    shard,
+    whole,
+)
+from small_networks import STRATEGIES, additive, network
+from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 import archspec
-from compiler.network import Network
-
-Weights = dict[str, Tensor]
-Wrapped = Any
-Wrap = Callable[[nn.Module], Wrapped]
-
-STEPS = 2
-MIX = [{"linear": "channels"}, "tanh"]
-
-
-def momentum(**gamma: Any) -> dict[str, Any]:
-    return {
-        "depth": 3,
-        "coupling": "momentum_pair",
-        "functions": {"F": BRANCH, "G": BRANCH},
-        "constants": {"gamma": {"learn": 0.9, "within": [0.5, 0.99], **gamma}},
-    }
-
-
-STAGES: dict[str, dict[str, Any]] = {
-    "additive": additive(),
-    "momentum": momentum(per="channel"),
-    "scalar": momentum(),
-    "affine": {
-        "depth": 2,
-        "coupling": "affine",
-        "functions": {"S": MIX, "T": BRANCH, "U": MIX, "V": BRANCH},
-    },
-    "shared": additive(share=True),
-    "maps": {
-        "depth": 2,
-        "streams": {"x": "input", "y": "input"},
-        "functions": {"F": BRANCH, "G": BRANCH},
-        "maps": {"A": "actnorm", "W": "invertible_linear"},
-        "update": ["x = A(x)", "x += F(y)", "y = W(y)", "y += G(x)"],
-        "output": "x + y",
-    },
-}
-
-STAGES["exact"] = {**STAGES["momentum"], "arithmetic": "exact"}
-STAGES["exact_maps"] = {**STAGES["maps"], "arithmetic": "exact"}
-
-# Ways to train -----------------------------------------------------------------------------------
-
-
-def shard(model: nn.Module, **keys: Any) -> Wrapped:
-    assert isinstance(model, Network)
-    return archspec.shard(model, **keys)
-
-
-def ddp(model: nn.Module, **keys: Any) -> Wrapped:
-    return DistributedDataParallel(model, **keys)
-
-
-class WithUnused(nn.Module):
-    """A network beside a module that takes no part."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.unused = nn.Linear(2, 2, dtype=torch.float64)
-
-    def forward(self, value: Tensor) -> Tensor:
-        result: Tensor = self.model(value)
-        return result
-
-
-def whole(model: Wrapped, batches: list[tuple[Tensor, Tensor]]) -> None:
-    """One forward and one backward pass."""
-    value = torch.cat([value for value, _ in batches])
-    wanted = torch.cat([wanted for _, wanted in batches])
-    loss(model, value, wanted).backward()
-
-
-def two_forwards(model: Wrapped, batches: list[tuple[Tensor, Tensor]]) -> None:
-    """Two forward passes before one backward pass."""
-    first, second = (loss(model, *batch) for batch in batches)
-    ((first + second) / 2).backward()
-
-
-def accumulated(model: Wrapped, batches: list[tuple[Tensor, Tensor]]) -> None:
-    """Two backward passes; processes talk in the second."""
-    first, second = batches
-    with silent(model):
-        (loss(model, *first) / 2).backward()
-    (loss(model, *second) / 2).backward()
-
-
-def silent(model: Wrapped) -> AbstractContextManager[None]:
-    if isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return silent_shards(model) if isinstance(model, FSDPModule) else nullcontext()
-
-
-class silent_shards:
-    def __init__(self, model: FSDPModule) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.model.set_requires_gradient_sync(False)
-
-    def __exit__(self, *_: object) -> None:
-        self.model.set_requires_gradient_sync(True)
-
-
-def loss(model: Wrapped, value: Tensor, wanted: Tensor) -> Tensor:
-    return (model(value) - wanted).square().mean()
-
-
-WAYS: dict[str, tuple[Wrap, Callable[..., None]]] = {
-    "ddp": (ddp, whole),
-    "ddp_static": (lambda m: ddp(m, static_graph=True), whole),
-    "ddp_unused": (lambda m: ddp(WithUnused(m), find_unused_parameters=True), whole),
-    "ddp_two_forwards": (ddp, two_forwards),
-    "ddp_accumulated": (ddp, accumulated),
-    "ddp_static_two_forwards": (lambda m: ddp(m, static_graph=True), two_forwards),
-    "ddp_unused_two_forwards": (
-        lambda m: ddp(WithUnused(m), find_unused_parameters=True),
-        two_forwards,
-    ),
-    "fsdp": (lambda m: shard(m, reshard_after_forward=True), whole),
-    "fsdp_kept": (lambda m: shard(m, reshard_after_forward=False), whole),
-    "fsdp_two_forwards": (shard, two_forwards),
-    "fsdp_kept_two_forwards": (lambda m: shard(m, reshard_after_forward=False), two_forwards),
-    "fsdp_accumulated": (shard, accumulated),
-}
-
-# Comparing ---------------------------------------------------------------------------------------
-
-
-def batches_for(input: tuple[int, ...], share: slice) -> list[tuple[Tensor, Tensor]]:
-    """This process's part of two batches."""
-    generator = torch.Generator().manual_seed(3)
-
-    def draw(*sizes: int) -> Tensor:
-        return torch.randn(*sizes, generator=generator, dtype=torch.float64)
-
-    return [(draw(4, *input)[share], draw(4, 3)[share]) for _ in range(2)]
-
-
-def train(model: Wrapped, backward: Callable[..., None], batches: Any) -> Iterator[Weights]:
-    """The gradients of the last step, then the weights."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        backward(model, batches)
-        optimizer.step()
-    yield {n: p.grad for n, p in parameters(model) if p.grad is not None}
-    yield dict(parameters(model))
-
-
-def parameters(model: Wrapped) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
-        if "unused" not in name:
-            yield name.replace("module.", "").removeprefix("model."), parameter
-
-
-def gathered(found: Iterator[Weights]) -> list[Weights]:
-    return [{name: full(tensor) for name, tensor in weights.items()} for weights in found]
-
-
-def full(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
-
-
-def error(found: list[Weights], wanted: list[Weights]) -> float:
-    """The largest difference relative to each tensor's largest element, or to a thousandth of the
-    largest of all where a tensor all but vanishes."""
-    worst = 0.0
-    for some, others in zip(found, wanted, strict=True):
-        assert some.keys() == others.keys()
-        least = 1e-3 * max(float(tensor.abs().max()) for tensor in others.values())
-        for name, tensor in others.items():
-            difference = (some[name].view(tensor.shape) - tensor).abs().max()
-            worst = max(worst, float(difference / tensor.abs().max().clamp(min=least)))
-    return worst
-
-
-def own_share() -> slice:
-    rank = dist.get_rank()
-    return slice(2 * rank, 2 * rank + 2)
-
-
-def compare(stage: dict[str, Any], strategy: str, way: str, **settings: Any) -> Callable[[], float]:
-    """A case: the error against one process, stored activations and the whole batch."""
-
-    def run() -> float:
-        wrap, backward = WAYS[way]
-        model = wrap(network(stage, **settings).set_backward(strategy))
-        input = INPUTS.get(next(iter(settings.get("input", {})), ""), (5, 6))
-        found = gathered(train(model, backward, batches_for(input, own_share())))
-        return error(found, alone(json.dumps((stage, settings)), input))
-
-    return run
-
-
-@lru_cache
-def alone(text: str, input: tuple[int, ...]) -> list[Weights]:
-    """What one process finds."""
-    stage, settings = json.loads(text)
-    model = network(stage, **settings).set_backward("store")
-    return gathered(train(model, whole, batches_for(input, slice(None))))
-
-
-INPUTS = {"image": (2, 8, 8)}
-IMAGES = {"input": {"image": [2, 8, 8]}}
-
-
-def convolutions() -> dict[str, Any]:
-    return {
-        **additive(CONVOLUTION, CONVOLUTION),
-        "transition": [{"conv": {"out": 6}}, "tanh"],
-    }
-
-
-# Other cases -------------------------------------------------------------------------------------
 
 
 def hooks_fire_once(strategy: str, **keys: Any) -> Callable[[], float]:
@@ -320,11 +117,11 @@ def layers_as_units() -> None:
 
 
 def units() -> float:
-    """Functions that layers share are one unit; so are those that they do not share."""
-    shared = shard(network(STAGES["shared"]))
-    own = shard(network(additive()))
-    numbers = [sum(isinstance(m, FSDPModule) for m in model.modules()) for model in (shared, own)]
-    return 0.0 if numbers == [2 + 2, 6 + 2] else complain(numbers)
+    """Functions that layers share are one unit; those that they do not share are one each, and so
+    are those that streams start from. The head and the network are two more."""
+    models = [shard(network(STAGES[name])) for name in ("shared", "additive", "started")]
+    numbers = [sum(isinstance(m, FSDPModule) for m in model.modules()) for model in models]
+    return 0.0 if numbers == [2 + 2, 6 + 2, 2 + 4 + 2] else complain(numbers)
 
 
 def mixed_precision(strategy: str) -> Callable[[], float]:
@@ -352,6 +149,21 @@ def mixed_precision(strategy: str) -> Callable[[], float]:
     return run
 
 
+def penalty_after_forward() -> float:
+    """While functions stay gathered in bfloat16, the penalty is that of weights in float32."""
+    model = network(STAGES["smooth"], torch.float32)
+    wanted = float(model.penalty().detach())
+    shard(model, reshard_after_forward=False, mp_policy=MixedPrecisionPolicy(torch.bfloat16))
+    model(batches_for((5, 6), own_share())[0][0].float())
+    found = model.penalty()
+    found.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for _, p in parameters(model) if p.grad is not None]
+    assert gradients
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    off = abs(float(found.detach()) / wanted - 1)
+    return 0.0 if off < 1e-6 else complain(off)
+
+
 def loads_scalars() -> float:
     """Scalar coefficients are sharded as vectors, and load from scalars and as scalars."""
     from torch.distributed.checkpoint.state_dict import (
@@ -373,6 +185,8 @@ def loads_scalars() -> float:
 
 OTHERS = {
     "shared": ("ddp", "ddp_static", "fsdp", "fsdp_two_forwards", "fsdp_kept_two_forwards"),
+    "smooth": ("ddp", "fsdp", "fsdp_kept", "fsdp_two_forwards", "fsdp_accumulated"),
+    "started": ("ddp", "ddp_static", "fsdp", "fsdp_kept", "fsdp_two_forwards"),
     "maps": ("ddp", "fsdp"),
     "scalar": ("ddp", "fsdp", "fsdp_accumulated"),
     "exact": ("ddp", "ddp_static", "fsdp", "fsdp_two_forwards"),
@@ -404,6 +218,7 @@ CASES: dict[str, Callable[[], float]] = {
     "wrapped": refused(shard_wrapped, "shard takes a network"),
     "layers-as-units": refused(layers_as_units, "mixed torch.Tensor and DTensor"),
     "units": units,
+    "penalty-after-forward": penalty_after_forward,
     "loads-scalars": loads_scalars,
 }
 

@@ -9,69 +9,30 @@ from typing import Any
 
 import pytest
 import torch
-from emitted_file import as_module, computed, disturb, emitted_text, inputs, network_of
-from exact_stages import SMALL, exact_stage, forms
+from checkpoint_passes import (
+    DROPPING,
+    SCHEDULES,
+    Schedule,
+    assert_same,
+    by_schedule,
+    calls_of,
+    stored,
+)
+from exact_stages import exact_stage, forms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_programs import given_to, programs
-from small_networks import (
-    BRANCH,
-    Outcome,
-    additive,
-    assert_same_outputs,
-    network,
-    outcome,
-    streams_for,
-)
-from small_networks import spec as small_spec
-from torch import Tensor, nn
+from small_networks import BRANCH, additive, network, outcome, streams_for
+from torch import Tensor
 
-import archspec
-from archspec.dumping import dump
-from archspec.loading import load
-from compiler import engine
 from compiler.checkpointing import BinomialTape
+from compiler.engine.handles import Handle, unpack
+from compiler.engine.tape import Recorder
+from compiler.engine.versions import Kept
 from compiler.memory import LiveBytes
-from compiler.schedules import Checkpoints, advances, evaluations
-from compiler.stage import Stage
+from compiler.schedules import advances, evaluations
 
-Schedule = dict[str, int]
-SCHEDULES: tuple[Schedule, ...] = (
-    {"every": 2},
-    {"every": 3},
-    {"every": 50},
-    {"slots": 1},
-    {"slots": 2},
-    {"slots": 3},
-    {"slots": 50},
-)
-DROPPING: list[Any] = ["layer_norm", {"mlp": {"ratio": 2, "dropout": 0.3}}, {"drop_path": 0.2}]
-
-
-def assert_same(found: Outcome, wanted: Outcome) -> None:
-    """Outputs and gradients, bit for bit."""
-    assert_same_outputs(found, wanted)
-    assert found.gradients.keys() == wanted.gradients.keys()
-    assert [n for n, g in found.gradients.items() if not same(g, wanted.gradients[n])] == []
-
-
-def same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.equal(one, other)
-
-
-def by_schedule(stage: Stage, streams: Any, schedule: Schedule, **keys: Any) -> Outcome:
-    stage.set_backward("checkpoint", **schedule)
-    return outcome(stage, streams, **keys)
-
-
-def stored(stage: Stage, streams: Any, **keys: Any) -> Outcome:
-    stage.set_backward("store")
-    return outcome(stage, streams, **keys)
-
-
-# Gradients ---------------------------------------------------------------------------------------
+# Gradients ----------------------------------------------------------------------------------------
 
 
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -139,20 +100,7 @@ def test_exact_arithmetic(form: str, schedule: Schedule) -> None:
     assert_same(outcome(stage, streams), wanted)
 
 
-# Counting evaluations ----------------------------------------------------------------------------
-
-
-def calls_of(model: nn.Module, name: str = "F") -> dict[bool, int]:
-    """Counts the calls of a function of every layer: forward, and in replays."""
-    counts = {False: 0, True: 0}
-
-    def count(module: nn.Module, given: Any, result: Any) -> None:
-        counts[archspec.is_replaying()] += 1
-
-    for path, module in model.named_modules():
-        if path.split(".")[-1] == name:
-            module.register_forward_hook(count)
-    return counts
+# Counting evaluations -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("depth", "slots"), [(1, 1), (4, 1), (5, 2), (10, 3), (12, 4), (6, 9)])
@@ -185,7 +133,8 @@ def test_blocks_are_replayed_once(every: int) -> None:
     assert counts == {False: 7, True: 7}
 
 
-# Memory ------------------------------------------------------------------------------------------
+# Memory -------------------------------------------------------------------------------------------
+
 
 TOKENS, WIDTH, BATCH = 4, 8, 8
 STREAM = BATCH * TOKENS * WIDTH * 4
@@ -242,7 +191,7 @@ def test_slots_are_filled_again_on_the_way_back(monkeypatch: pytest.MonkeyPatch)
     assert len(seen) > 8
 
 
-# What a replay must do again, and what it must not -----------------------------------------------
+# What a replay must do again, and what it must not ------------------------------------------------
 
 
 def bfloat16() -> AbstractContextManager[Any]:
@@ -302,33 +251,31 @@ def test_gradients_of_gradients(schedule: Schedule) -> None:
 
 
 @pytest.fixture
-def handles(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[engine.Handle]]:
+def handles(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Handle]]:
     """Every handle made."""
-    made: list[engine.Handle] = []
-    pack = engine.Recorder.pack
+    made: list[Handle] = []
+    pack = Recorder.pack
 
-    def collect(self: engine.Recorder, tensor: Tensor) -> engine.Handle | engine.Kept:
+    def collect(self: Recorder, tensor: Tensor) -> Handle | Kept:
         packed = pack(self, tensor)
-        if isinstance(packed, engine.Handle):
+        if isinstance(packed, Handle):
             made.append(packed)
         return packed
 
-    monkeypatch.setattr(engine.Recorder, "pack", collect)
+    monkeypatch.setattr(Recorder, "pack", collect)
     yield made
     made.clear()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_handles_may_be_asked_for_in_any_order(
-    schedule: Schedule, handles: list[engine.Handle]
-) -> None:
+def test_handles_may_be_asked_for_in_any_order(schedule: Schedule, handles: list[Handle]) -> None:
     model = network({**additive(DROPPING), "depth": 6}).set_backward("checkpoint", **schedule)
     loss = model(torch.randn(2, 5, 6, dtype=torch.float64)).sum()
-    wanted = {id(handle): engine.unpack(handle).clone() for handle in reversed(handles)}
+    wanted = {id(handle): unpack(handle).clone() for handle in reversed(handles)}
     shuffled = list(handles)
     random.Random(0).shuffle(shuffled)
     for handle in shuffled:
-        assert torch.equal(engine.unpack(handle), wanted[id(handle)])
+        assert torch.equal(unpack(handle), wanted[id(handle)])
     assert len(wanted) > 50
     del loss
 
@@ -341,172 +288,3 @@ def test_an_input_changed_in_place_is_refused(schedule: Schedule) -> None:
     streams[0].add_(1)
     with pytest.raises(RuntimeError, match="changed in place"):
         loss.backward()
-
-
-# Settings ----------------------------------------------------------------------------------------
-
-
-def test_settings_in_python() -> None:
-    model = network({**additive(), "backward": {"checkpoint": {"slots": 2}}})
-    stage = model.stages[0]
-    assert (stage.backward, stage.checkpoints) == ("checkpoint", Checkpoints(slots=2))
-    model.set_backward("checkpoint", every=4)
-    stage.backward = "store"
-    stage.backward = "checkpoint"
-    assert stage.checkpoints == Checkpoints(every=4)
-    assert "backward='checkpoint' (every: 4)" in repr(stage)
-    model.set_backward("checkpoint")  # as the spec has it
-    assert stage.checkpoints == Checkpoints(slots=2)
-    for keys in ({"every": 2, "slots": 2}, {"slots": 0}, {"every": True}):
-        with pytest.raises(ValueError, match=r"`every`|`slots`"):
-            model.set_backward("checkpoint", **keys)
-    with pytest.raises(ValueError, match="go with 'checkpoint', found 'reversible'"):
-        stage.set_backward("reversible", slots=2)
-    with pytest.raises(ValueError, match="backward is one of reversible, checkpoint, store"):
-        model.set_backward("slots")
-    assert stage.checkpoints == Checkpoints(slots=2)
-
-
-@pytest.mark.parametrize(
-    "backward",
-    [
-        "checkpoint",
-        {"checkpoint": {"every": 3}},
-        {"checkpoint": {"slots": 3}},
-        {"reversible": {"from": 0.25}},
-        {"reversible": {}},
-    ],
-    ids=str,
-)
-def test_a_resolved_spec_loads_again(backward: Any) -> None:
-    constants = {"gamma": "0.5 + 0.4*progress"}
-    functions = {"F": BRANCH, "G": BRANCH}
-    stage = {"depth": 3, "coupling": "momentum_pair", "functions": functions}
-    loaded = load(small_spec({**stage, "constants": constants, "backward": backward}))
-    from_text = archspec.build(load(_dumped(loaded.tree)))
-    from_spec = archspec.build(loaded.spec)
-    built = archspec.build(loaded)
-    for other in (from_text, from_spec):
-        assert other.stages[0].backward == built.stages[0].backward
-        assert other.stages[0].facts == built.stages[0].facts
-
-
-def _dumped(tree: Any) -> Any:
-    from archspec.tree import read
-
-    return read(dump(tree), "<dumped>").plain()
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "found"),
-    [
-        ({"checkpoint": {"every": 4}}, {"checkpoint": {"slots": 2}}, Checkpoints(slots=2)),
-        ({"checkpoint": {"every": 4}}, {"checkpoint": {"every": 2}}, Checkpoints(every=2)),
-        ({"checkpoint": {"every": 4}}, {"reversible": {}}, Checkpoints()),
-        ("store", {"checkpoint": {"slots": 2}}, Checkpoints(slots=2)),
-        ({"checkpoint": {"every": 4}}, "checkpoint", Checkpoints()),
-    ],
-)
-def test_another_schedule_replaces_the_inherited_one(old: Any, new: Any, found: Any) -> None:
-    text = str(new).replace("'", "")
-    model = archspec.build(
-        load(small_spec({**additive(), "backward": old}), [f"stages.trunk.backward={text}"])
-    )
-    assert model.stages[0].checkpoints == found
-
-
-# In an emitted file ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("schedule", [{"every": 2}, {"slots": 2}], ids=str)
-@pytest.mark.parametrize("arithmetic", ["float", "exact"])
-def test_emitted_files_carry_the_schedule(schedule: Schedule, arithmetic: str) -> None:
-    functions = {"F": DROPPING, "G": BRANCH}
-    stage = {"depth": 5, "coupling": "momentum_pair", "functions": functions}
-    spec = small_spec(
-        {**stage, "arithmetic": arithmetic, "backward": {"checkpoint": schedule}}, **SMALL
-    )
-    model = archspec.build(spec)
-    disturb(model)
-    module = as_module(emitted_text(spec))
-    other = network_of(module)
-    other.load_state_dict(model.state_dict())
-    assert str(other.stages[0].checkpoints) == str(Checkpoints(**schedule))
-    assert other.stages[0].backward == "checkpoint"
-    value = inputs(model, model.input)
-    found, wanted = computed(other, value, {}), computed(model, value, {})
-    assert [n for n in wanted if not torch.equal(found[n], wanted[n])] == []
-    assert module.self_check(network_of(module))
-    counts = calls_of(other.train().set_backward("checkpoint"))
-    other(value).sum().backward()
-    total = evaluations(5, schedule["slots"]) if "slots" in schedule else 10
-    assert sum(counts.values()) == total
-
-
-# Reversed from a progress on ---------------------------------------------------------------------
-
-WARMING = {
-    "depth": 5,
-    "coupling": "momentum_pair",
-    "functions": {"F": DROPPING, "G": BRANCH},
-    "constants": {"gamma": "0.9*progress"},
-    "backward": {"reversible": {"from": 0.25}},
-}
-
-
-@pytest.mark.parametrize("arithmetic", ["float", "exact"])
-@pytest.mark.parametrize("progress", [0.0, 0.1, 0.25, 0.6, 1.0])
-def test_checkpointed_until_then(progress: float, arithmetic: str) -> None:
-    model = network({**WARMING, "arithmetic": arithmetic}, torch.float32, **SMALL)
-    model.set_progress(progress)
-    stage = model.stages[0]
-    streams = streams_for(stage)
-    found = outcome(stage, streams)
-    wanted = stored(stage, streams)
-    if arithmetic == "exact" or progress < 0.25:
-        assert_same(found, wanted)
-    else:
-        assert_same_outputs(found, wanted)
-        assert any(not same(g, wanted.gradients[n]) for n, g in found.gradients.items())
-    assert stage.has_inverse == (progress >= 0.25)
-
-
-@pytest.mark.parametrize("arithmetic", ["float", "exact"])
-def test_there_is_no_inverse_before(arithmetic: str) -> None:
-    model = network({**WARMING, "arithmetic": arithmetic}, torch.float32, **SMALL).eval()
-    stage = model.stages[0]
-    streams = streams_for(stage)
-    with torch.no_grad():
-        final = stage(*streams)
-        with pytest.raises(RuntimeError, match=r"no inverse before training's progress is 0\.25"):
-            stage.inverse(*final, information=archspec.Information())
-        model.set_progress(0.25)
-        information = archspec.Information()
-        final = stage(*streams, information=information)
-        back = stage.inverse(*final, information=information)
-    off = max(float((a - b).abs().max()) for a, b in zip(back, streams, strict=True))
-    assert off < (1e-4 if arithmetic == "exact" else 1e-1)
-
-
-def test_nothing_is_kept_for_an_inverse_that_there_is_not() -> None:
-    stage = network({**WARMING, "arithmetic": "exact"}, torch.float32, **SMALL).stages[0]
-    with pytest.raises(ValueError, match="no inverse before"):
-        stage(*streams_for(stage), information=archspec.Information())
-
-
-@pytest.mark.parametrize("arithmetic", ["float", "exact"])
-def test_emitted_files_and_builds_start_where_reversing_does(arithmetic: str) -> None:
-    from compiler.drift import drift, given_by
-    from compiler.summary import summarise
-    from compiler.verify import verify
-
-    spec = small_spec({**WARMING, "arithmetic": arithmetic}, **SMALL)
-    model = archspec.build(spec)
-    assert model.plan.stages[0].ends_of_training == (0.25, 1.0)
-    (verified,) = verify(model)
-    assert verified.passed
-    assert summarise(model, [verified]).kept_bytes is not None
-    drifted = drift(model.stages[0], given_by(model, torch.randn(2, 3, 4))["trunk"])
-    assert all(0 <= error < 1e3 for error in drifted.float32)
-    module = as_module(emitted_text(spec))
-    assert module.self_check(network_of(module))

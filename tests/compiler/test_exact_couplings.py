@@ -94,7 +94,7 @@ def test_gammas(coupling: str, gamma: str, depth: int) -> None:
     """With coefficients away from where they started."""
     stage = coupled(coupling, depth, {"gamma": GAMMAS[gamma]})
     if gamma == "by progress":
-        stage.progress.fill_(0.37)
+        stage.set_progress(0.37)
     with torch.no_grad():
         for name, parameter in stage.named_parameters():
             if "coefficients" in name:

@@ -12,7 +12,7 @@ import torch
 from small_networks import BRANCH, DENSE, STRATEGIES, additive, network
 from torch import Tensor
 
-from compiler import engine
+from compiler.engine.tape import Tape
 from compiler.memory import LiveBytes, StepMemory, step_memory
 from compiler.network import Network
 
@@ -126,29 +126,29 @@ def test_retained_graphs_hold_one_replay_at_most() -> None:
 
 
 @pytest.fixture
-def tapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[engine.Tape]]]:
+def tapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[weakref.ref[Tape]]]:
     """Every tape made, with the garbage collector off."""
-    made: list[weakref.ref[engine.Tape]] = []
-    initialise = engine.Tape.__init__
+    made: list[weakref.ref[Tape]] = []
+    initialise = Tape.__init__
 
-    def record(self: engine.Tape, *arguments: Any) -> None:
+    def record(self: Tape, *arguments: Any) -> None:
         initialise(self, *arguments)
         made.append(weakref.ref(self))
 
-    monkeypatch.setattr(engine.Tape, "__init__", record)
+    monkeypatch.setattr(Tape, "__init__", record)
     gc.disable()
     yield made
     gc.enable()
 
 
-def alive(tapes: list[weakref.ref[engine.Tape]]) -> int:
+def alive(tapes: list[weakref.ref[Tape]]) -> int:
     return sum(tape() is not None for tape in tapes)
 
 
 @pytest.mark.parametrize("backward", ["checkpoint", "reversible"])
 @pytest.mark.parametrize("name", STAGES)
 def test_tapes_end_with_their_graph(
-    name: str, backward: str, tapes: list[weakref.ref[engine.Tape]]
+    name: str, backward: str, tapes: list[weakref.ref[Tape]]
 ) -> None:
     model = build(STAGES[name], 3, backward)
     loss = model(torch.randn(BATCH, TOKENS, WIDTH)).square().mean()
@@ -161,7 +161,7 @@ def test_tapes_end_with_their_graph(
 
 @pytest.mark.parametrize("backward", ["checkpoint", "reversible"])
 def test_tapes_end_with_a_graph_that_is_never_run(
-    backward: str, tapes: list[weakref.ref[engine.Tape]]
+    backward: str, tapes: list[weakref.ref[Tape]]
 ) -> None:
     model = build(STAGES["learned gamma"], 3, backward)
     loss = model(torch.randn(BATCH, TOKENS, WIDTH)).square().mean()
@@ -171,9 +171,7 @@ def test_tapes_end_with_a_graph_that_is_never_run(
 
 
 @pytest.mark.parametrize("backward", ["checkpoint", "reversible"])
-def test_tapes_end_after_a_second_derivative(
-    backward: str, tapes: list[weakref.ref[engine.Tape]]
-) -> None:
+def test_tapes_end_after_a_second_derivative(backward: str, tapes: list[weakref.ref[Tape]]) -> None:
     model = build(STAGES["affine"], 2, backward)
     value = torch.randn(BATCH, TOKENS, WIDTH, requires_grad=True)
     (slope,) = torch.autograd.grad(model(value).square().mean(), value, create_graph=True)
@@ -183,7 +181,7 @@ def test_tapes_end_after_a_second_derivative(
 
 
 @pytest.mark.parametrize("backward", STRATEGIES)
-def test_no_tape_without_gradients(backward: str, tapes: list[weakref.ref[engine.Tape]]) -> None:
+def test_no_tape_without_gradients(backward: str, tapes: list[weakref.ref[Tape]]) -> None:
     model = build(STAGES["learned gamma"], 3, backward)
     value = torch.randn(BATCH, TOKENS, WIDTH)
     with torch.no_grad():

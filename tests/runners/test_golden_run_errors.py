@@ -36,7 +36,8 @@ CASES = {
 spec.yaml:12:18: error[E601] CIFAR-10 is not in nowhere
     12 | data: {cifar10: {root: nowhere, download: false}}
        |                  ^^^^
-  help: put the folder cifar-10-batches-py of the Python version into nowhere""",
+  help: put the folder cifar-10-batches-py of the Python version into nowhere, or name \
+where it is: --set data.cifar10.root=FOLDER""",
     ),
     "data that do not fit": (
         "task: {classify: 10}",
@@ -48,7 +49,7 @@ spec.yaml:12:18: error[E601] CIFAR-10 is not in nowhere
 spec.yaml:11:1: error[E602] digits has 10 classes, and the task 7
     11 | task: {classify: 7}
        | ^^^^
-  help: write `task: {classify: {classes: 10}}`""",
+  help: write `task: {classify: 10}`, or --set task.classify.classes=10""",
     ),
     "no such device": (
         "",
@@ -59,6 +60,36 @@ spec.yaml:11:1: error[E602] digits has 10 classes, and the task 7
         """\
 error[E603] there is no kind of device `abacus`
   help: write auto, cpu, cuda, cuda:1 or mps""",
+    ),
+    "problems that no method solves": (
+        "data: digits",
+        "data: {sparse_codes: {samples: 2, tests: 1, noise: 1e6}}",
+        """\
+input: {image: [1, 8, 8]}
+stages:
+  trunk:
+    depth: 1
+    coupling: additive
+    functions: {F: [tanh], G: [tanh]}
+head: [pool: mean, linear: classes]
+task: {classify: 10}
+""",
+        """\
+input: {features: [8]}
+stages:
+  trunk:
+    depth: 1
+    coupling: additive
+    functions: {F: [tanh], G: [tanh]}
+head: [linear: 16]
+task: {sparse_code: 16}
+""",
+        "cpu",
+        """\
+spec.yaml:12:1: error[E602] 2 of 2 Lasso problems are not solved after 20000 steps of FISTA
+    12 | data: {sparse_codes: {samples: 2, tests: 1, noise: 1e6}}
+       | ^^^^
+  help: make `task.sparse_code.penalty` larger, or `data.sparse_codes.noise` smaller""",
     ),
     "a folder of something else": (
         "",
@@ -77,9 +108,10 @@ error[E604] run is no run and holds notes.txt
         "",
         "cpu",
         """\
-spec.yaml:2:1: error[E605] training needs `data:`, and tiny has none
+spec.yaml:2:1: error[E605] tiny cannot be trained: it has no `data`, what to train on
     2 | name: tiny
-      | ^^^^""",
+      | ^^^^
+  help: add `data: digits`, or `extends` a shipped spec that has what you need""",
     ),
     "no weights to start from": (
         "learning_rate: 1e-3}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from archspec.diagnostics import SpecError
 from archspec.loading import Loaded, load
 from runners.checkpoint import load_weights, save_weights
 from runners.files import replacing
-from runners.run_folder import RunFolder, finished, identity, keep_metrics, opened
+from runners.run_folder import RunFolder, TrainResult, finished, identity, keep_metrics, opened
 
 Tiny = Callable[..., Loaded]
 
@@ -87,9 +88,22 @@ def test_the_folder_of_another_spec_is_left_untouched(tiny: Tiny, tmp_path: Path
         pass
     before = listing(tmp_path)
     for attempt in (finished, lambda f, w: opened(f, other, w).__enter__()):
-        with pytest.raises(SpecError, match=r"error\[E604\] .* holds the run of another spec"):
+        with pytest.raises(SpecError, match=r"error\[E604\] .* holds the run of another") as caught:
             attempt(folder, identity(other.spec))
+        assert str(caught.value).endswith("note: train.seed is 0 there, 1 here")
     assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("metric", ["beauty", 3, None])
+def test_a_result_of_an_unknown_metric_is_refused(
+    tiny: Tiny, tmp_path: Path, metric: object
+) -> None:
+    loaded, folder = tiny(), RunFolder(tmp_path)
+    with opened(folder, loaded, identity(loaded.spec)):
+        names = {field.name.replace("_metric", f"_{metric}"): 1 for field in fields(TrainResult)}
+        folder.result.write_text(json.dumps({**names, "metric": metric}))
+        with pytest.raises(SpecError, match=r"error\[E604\] .* is not a run's result"):
+            finished(folder, identity(loaded.spec))
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "spec.yaml"])

@@ -4,15 +4,13 @@ as functions of their weights, which have the names that they have in the compil
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from by_hand import Streams, Weights
 from torch import Tensor
 from torch.nn import functional
-
-Weights = Mapping[str, Tensor]
-Streams = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ VIDEO_SCALES = (
     Scale("scale4", 3, 4, 2, 2),
     Scale("scale5", 1, 8, 1, 1),
 )
+DIGIT_SCALES = (Scale("fine", 2, 2, 0, 2), Scale("coarse", 4, 4, 1, 1))
 
 
 def normed(w: Weights, name: str, x: Tensor) -> Tensor:
@@ -179,8 +178,10 @@ class Reference:
 
 
 def patches(w: Weights, value: Tensor) -> Tensor:
-    """Overlapping patches, 4 pixels and 2 frames apart."""
+    """Overlapping patches, 4 pixels and 2 frames apart, or those around each pixel of a digit."""
     kernel, bias = w["stem.conv.weight"], w["stem.conv.bias"]
+    if kernel.shape[-1] == 3:
+        return functional.conv2d(value, kernel, bias, 1, 1)
     if value.dim() == 4:
         return functional.conv2d(value, kernel, bias, 4, 3)
     return functional.conv3d(value, kernel, bias, (2, 4, 4), (1, 3, 3))
@@ -191,5 +192,6 @@ REFERENCES = (
     Reference("mvit_b", IMAGE_SCALES, lambda x: (x,), single, 1),
     Reference("momrev_mvit_b", IMAGE_SCALES, lambda x: (x, x, 0 * x, 0 * x), momentum, 2),
     Reference("rev_mvit_b_video", VIDEO_SCALES, lambda x: (x, x), reversible, 2),
+    Reference("rev_mvit_digits", DIGIT_SCALES, lambda x: (x, x), reversible, 2),
 )
-"""With a stage `scale4` of 3 layers."""
+"""With a stage `scale4`, where there is one, of 3 layers."""

@@ -16,24 +16,20 @@ from compiler.conversion.convert import ConversionError, convert, resized, weigh
 from compiler.conversion.namings import NAMINGS, POSITIONS, naming_of
 from compiler.conversion.patterns import placed
 from compiler.conversion.vit import TIMM, TORCHVISION, TORCHVISION_FILES
+from compiler.functions.pointwise import DropPath
 from compiler.network import Network
 
-DEPTH, WIDTH, HEADS, PATCH, SIDE, CLASSES = 3, 16, 2, 8, 32, 5
-STEM = f"[patch_embed: {{patch: {PATCH}, width: {WIDTH}}}, class_token, position: learned]"
-FUNCTIONS = {
-    "F": f"[layer_norm, attention: {{heads: {HEADS}}}]",
-    "G": "[layer_norm, mlp: {ratio: 4}]",
-}
+DEPTH, WIDTH, HEADS, PATCH, SIDE, CLASSES = 3, 24, 12, 16, 64, 5
+"""Heads and patches are those of ViT-B/16."""
 
 
 def ours(name: str, *more: str, depth: int = DEPTH) -> Network:
-    """A spec of the zoo at a reduced size."""
+    """A spec of the zoo, its layers as shipped but for their width."""
     settings = [
         f"input.image=[3, {SIDE}, {SIDE}]",
-        f"stem={STEM}",
+        f"stem.0.patch_embed.width={WIDTH}",
         f"stages.trunk.depth={depth}",
         f"task.classify.classes={CLASSES}",
-        *(f"stages.trunk.functions.{key}={layers}" for key, layers in FUNCTIONS.items()),
     ]
     return archspec.build(name, [*settings, *more])
 
@@ -45,9 +41,12 @@ def randomised(model: nn.Module) -> nn.Module:
     return model.double()
 
 
-def torchvision_vit(side: int = SIDE, classes: int = CLASSES) -> nn.Module:
+def torchvision_vit(
+    side: int = SIDE, classes: int = CLASSES, depth: int = DEPTH, heads: int = HEADS
+) -> nn.Module:
+    """Two numbers a head wide."""
     norm = partial(nn.LayerNorm, eps=1e-6)
-    sizes = (side, PATCH, DEPTH, HEADS, WIDTH, 4 * WIDTH)
+    sizes = (side, PATCH, depth, heads, 2 * heads, 8 * heads)
     return randomised(VisionTransformer(*sizes, num_classes=classes, norm_layer=norm))
 
 
@@ -87,6 +86,21 @@ def test_logits_and_gradients_are_the_same(make) -> None:
         torch.testing.assert_close(found[expected[name]].grad, wanted, rtol=1e-9, atol=1e-10)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "depth", "heads"), [("vit_s", 12, 6), ("vit_b", 12, 12), ("vit_l", 24, 16)]
+)
+def test_logits_are_the_same_at_the_published_depth(name: str, depth: int, heads: int) -> None:
+    """And with as many heads."""
+    torch.manual_seed(0)
+    theirs = torchvision_vit(depth=depth, heads=heads)
+    settings = [f"input.image=[3, {SIDE}, {SIDE}]", f"task.classify.classes={CLASSES}"]
+    network = archspec.build(name, [*settings, f"stem.0.patch_embed.width={2 * heads}"]).double()
+    images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
+    found = load(network, theirs)(images)
+    torch.testing.assert_close(found, theirs(images), rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("make", [torchvision_vit, timm_vit])
 def test_logits_in_single_precision(make) -> None:
     torch.manual_seed(0)
@@ -110,6 +124,80 @@ def test_vit_b_16_itself() -> None:
 # Variants -----------------------------------------------------------------------------------------
 
 
+def pair(name: str, depth: int) -> tuple[Network, Network]:
+    """ViT-B at its full depth, its weights all random, and a variant with `depth` layers that has
+    the same weights."""
+    torch.manual_seed(0)
+    plain, variant = ours("vit_b", depth=12), ours(name, depth=depth)
+    randomised(plain)
+    weights = weights_of(variant)
+    state = {placed(key, weights): value for key, value in plain.state_dict().items()}
+    variant.double().load_state_dict(state, strict=False)
+    return plain, variant
+
+
+def gradients(network: Network, images: Tensor, output: Tensor) -> dict[str, Tensor]:
+    """Of a loss, by name, and for the images."""
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    found = torch.autograd.grad(output.square().sum(), [images, *parameters])
+    return dict(zip(("images", *names), found, strict=True))
+
+
+def some_images() -> Tensor:
+    return torch.randn(4, 3, SIDE, SIDE, dtype=torch.float64).requires_grad_()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_at_gamma_0_the_momentum_vit_is_the_vit_bit_for_bit(training: bool) -> None:
+    """Its gradients too."""
+    plain, variant = pair("momentum_vit_b_finetune", 12)
+    images, found = some_images(), []
+    for network in (plain, variant):
+        output = network.train(training)(images)
+        found.append({"output": output, **gradients(network, images, output)})
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+
+
+def on_papers_grid(value: Tensor) -> Tensor:
+    """Rounded to 2^-9, which gradients do not see."""
+    return value + ((value * 2**9).round() / 2**9 - value).detach()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_at_gamma_0_the_bdia_vit_is_the_vit_whose_stream_is_rounded(training: bool) -> None:
+    """After each block, and nowhere else: so many blocks, bit for bit."""
+    plain, variant = pair("bdia_vit_b_finetune", 11)
+    images = some_images()
+    x = plain.stem(images)
+    for layer in plain.stages["trunk"].layers:
+        between = x + layer.F(x)
+        x = on_papers_grid(between + layer.G(between))
+    wanted = gradients(plain, images, plain.head(x))
+    output = variant.train(training)(images)
+    assert torch.equal(output, plain.head(x))
+    found, weights = gradients(variant, images, output), weights_of(variant)
+    for name, gradient in wanted.items():
+        theirs = found[name if name == "images" else placed(name, weights)]
+        torch.testing.assert_close(theirs, gradient, rtol=1e-9, atol=1e-9 * largest(gradient))
+
+
+def largest(value: Tensor) -> float:
+    return float(value.abs().max())
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_s", "vit_b", "vit_l", "momentum_vit_b_finetune", "bdia_vit_b_finetune"]
+)
+def test_nothing_is_dropped(name: str) -> None:
+    """As in torchvision's network: training starts from the function that it was."""
+    with torch.device("meta"):
+        modules = list(archspec.build(name).modules())
+    assert not any(isinstance(module, DropPath) for module in modules)
+    assert {module.p for module in modules if isinstance(module, nn.Dropout)} == {0.0}
+
+
 @torch.no_grad()
 def test_the_momentum_vit_starts_as_the_same_function_bit_for_bit() -> None:
     torch.manual_seed(0)
@@ -123,9 +211,8 @@ def test_the_momentum_vit_starts_as_the_same_function_bit_for_bit() -> None:
 
 
 def bdia(*more: str) -> Network:
-    first = [f"[layer_norm, {layer}]" for layer in ("attention: {heads: 2}", "mlp: {ratio: 4}")]
-    block = "[" + ", ".join(f"residual: {layers}" for layers in first) + "]"
-    return ours("bdia_vit_b_finetune", f"stages.trunk.functions.B={block}", *more, depth=DEPTH - 1)
+    """Its first block is where x starts."""
+    return ours("bdia_vit_b_finetune", *more, depth=DEPTH - 1)
 
 
 @torch.no_grad()
@@ -206,8 +293,9 @@ def test_what_is_missing_and_what_is_left_over_is_listed() -> None:
     both = refusal(state, ours("vit_b"))
     assert "not in the spec: aux.weight\n" in both
     assert "missing from the source: head.layer_norm.bias" in both
-    rev = refusal(dict(torchvision_vit().state_dict()), ours("rev_vit_b", "head.2.linear=classes"))
-    assert "head.layer_norm.weight is 16 there and 32 in the spec" in rev
+    wider = ours("vit_b", "stages.trunk.output=concat(x, x)")
+    wide = refusal(dict(torchvision_vit().state_dict()), wider)
+    assert f"head.layer_norm.weight is {WIDTH} there and {2 * WIDTH} in the spec" in wide
 
 
 def test_nothing_is_filled_twice() -> None:

@@ -16,7 +16,6 @@ from compiler.verify import verify
 
 STAGES = ("enter1", "fine", "enter2", "middle", "enter3", "coarse")
 EXACT = [f"stages.{stage}.arithmetic=exact" for stage in STAGES]
-SHALLOW = [f"stages.{stage}.depth=2" for stage in STAGES[1::2]]
 
 
 def trained_like(network: Network) -> Network:
@@ -56,7 +55,64 @@ def test_with_exact_arithmetic_every_bit_comes_back(layout: torch.memory_format)
     assert not torch.equal(found, images)
 
 
-# The authors' network ----------------------------------------------------------------------------
+# The authors' network, their iRevNet(nBlocks=[18, 18, 18], nStrides=[2, 2, 2], init_ds=2,
+# nChannels=[24, 96, 384], in_shape=[3, 32, 32], dropout_rate=0.1, mult=4) ------------------------
+
+Structure = list[tuple[Any, ...]]
+"""Of a network's units in turn: each a tuple of layers."""
+
+
+def theirs_units() -> Structure:
+    """The first unit has no norm of its own; all have a quarter of the channels within."""
+    units, entering = [], 6
+    for channels in (24, 96, 384):
+        for index in range(18):
+            within = channels // 4
+            units.append(
+                (
+                    *([("norm", entering), "relu"] if units else []),
+                    ("conv", entering, within, 1 if index else 2),
+                    *[("norm", within), "relu", ("conv", within, within, 1), ("dropout", 0.1)],
+                    *[("norm", within), "relu", ("conv", within, channels, 1)],
+                )
+            )
+            entering = channels
+    return units
+
+
+def described(layer: nn.Module) -> Any:
+    match layer:
+        case nn.BatchNorm2d():
+            return ("norm", layer.num_features)
+        case nn.Conv2d():
+            assert (layer.kernel_size, layer.padding, layer.bias) == ((3, 3), (1, 1), None)
+            return ("conv", layer.in_channels, layer.out_channels, *set(layer.stride))
+        case nn.Dropout():
+            return ("dropout", layer.p)
+    assert isinstance(layer, nn.ReLU)
+    return "relu"
+
+
+def test_it_has_the_units_of_the_authors() -> None:
+    with torch.device("meta"):
+        network = archspec.build("irevnet_cifar10")
+    assert tuple(stage.facts.name for stage in network.stages) == STAGES
+    layers = [layer for stage in network.stages for layer in stage.layers]
+    assert [tuple(map(described, layer.F.children())) for layer in layers] == theirs_units()
+
+
+def test_streams_are_squeezed_where_the_authors_have_a_stride() -> None:
+    """And images before the first unit: channels and side of each stream."""
+    with torch.device("meta"):
+        network = archspec.build("irevnet_cifar10")
+    sides, channels = (16, 8, 4, 2), (6, 24, 96, 384)
+    for index, stage in enumerate(network.stages):
+        before, after = (index + 1) // 2, index // 2 + 1
+        for streams, place in ((stage.facts.streams, before), (stage.facts.final, after)):
+            assert set(streams.values()) == {(channels[place], sides[place], sides[place])}
+
+
+# The authors' equations ---------------------------------------------------------------------------
 
 
 def squeezed(value: Tensor) -> Tensor:
@@ -108,7 +164,7 @@ def test_it_computes_the_authors_equations() -> None:
     """Outputs and gradients, in training, dropout aside. Our first squeeze puts other channels into
     the halves than theirs: we are given images whose squares are laid out so that it does not."""
     torch.manual_seed(0)
-    network = archspec.build("irevnet_cifar10", SHALLOW).double().train()
+    network = archspec.build("irevnet_cifar10").double().train()
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

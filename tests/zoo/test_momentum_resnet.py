@@ -15,6 +15,7 @@ from torchvision.models.resnet import Bottleneck as Unit
 from torchvision.models.resnet import ResNet
 
 import archspec
+from compiler.conversion.convert import weights_of
 from compiler.conversion.resnet import resnet_names
 from compiler.network import Network
 from compiler.stage import Stage
@@ -40,7 +41,7 @@ def assert_the_same(
     """Outputs, gradients, and the statistics of norms, by what each of our tensors is called in
     theirs."""
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-10, atol=1e-10)
-    left, expected = ours.state_dict(), theirs.state_dict()
+    left, expected = weights_of(ours), theirs.state_dict()
     for name, value in left.items():
         torch.testing.assert_close(value, expected[names[name]], rtol=1e-10, atol=1e-10)
     wanted = gradients(theirs, images)
@@ -99,6 +100,50 @@ def test_it_has_the_weights_of_resnet101() -> None:
     names = resnet_names(theirs.state_dict())
     shapes = {names[key]: value.shape for key, value in theirs.state_dict().items()}
     assert shapes == {key: value.shape for key, value in ours.state_dict().items()}
+
+
+# A ResNet that becomes one -----------------------------------------------------------------------
+
+
+def becoming() -> tuple[Network, Network]:
+    """ResNet-101 and the network that it becomes, at full depth with few channels, with the same
+    weights. Norms are not those that start as the identity."""
+    settings = ["input.image=[3, 64, 64]", "task.classify.classes=5"]
+    for stage, width in zip(STAGES, (4, 8, 16, 32), strict=True):
+        unit = f"stages.{stage}.transition.0.residual"
+        settings.append(f"{unit}.body.0.conv.out={width}")
+        settings += [f"{unit}.{last}.conv.out={4 * width}" for last in ("body.6", "shortcut.0")]
+    torch.manual_seed(0)
+    plain = archspec.build("resnet101", settings)
+    variant = archspec.build("momentum_resnet101_finetune", settings)
+    for norm in plain.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.2, 0.6)
+            nn.init.normal_(norm.bias, 0, 0.1)
+    variant.load_state_dict(plain.state_dict(), strict=False)
+    return plain, variant
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_gamma_0_the_momentum_resnet_is_the_resnet_bit_for_bit(dtype: torch.dtype) -> None:
+    """In training, and then in evaluation with the statistics of that batch. x + (relu(x + F) - x)
+    rounds to the unit itself, for what leaves a unit is not negative."""
+    plain, variant = (network.to(dtype) for network in becoming())
+    images = torch.randn(4, 3, 64, 64, dtype=dtype)
+    for training in (True, False):
+        expected = plain.train(training)(images)
+        assert expected.std() > 0.01
+        assert torch.equal(variant.train(training)(images), expected)
+    variant.set_progress(0.5)
+    assert not torch.equal(variant(images), expected)
+
+
+def test_at_gamma_0_its_gradients_are_those_of_the_resnet() -> None:
+    """To rounding: those by the x that is added and by the one that is taken away are summed."""
+    plain, variant = (network.double() for network in becoming())
+    images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    assert_the_same(variant, plain, {name: name for name in weights_of(plain)}, images)
 
 
 # The form for CIFAR -----------------------------------------------------------------------------

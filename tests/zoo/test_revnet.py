@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import revtorch
 import torch
+from by_hand import Streams, Weights, assert_network, assert_stage, shaken
+from conv_equations import batch_normed, classified, convolved, unit
 from memcnn_names import memcnn_network, memcnn_state
 from torch import Tensor, nn
 from torch.nn import functional
@@ -120,6 +122,30 @@ def test_a_stage_of_unequal_branches_computes_what_revtorch_does() -> None:
     for own, other in pairs:
         for ours_one, theirs_one in zip(own.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(ours_one.grad, theirs_one.grad, **CLOSE)
+
+
+def test_the_network_for_digits_is_the_equations() -> None:
+    """x1 = x1 + F(x2), x2 = x2 + G(x1), on the two halves of the channels."""
+
+    def layers(w: Weights, stage: str, streams: Streams) -> Streams:
+        x1, x2 = streams
+        for index in range(3):
+            x1 = x1 + unit(w, f"stages.{stage}.layers.{index}.F", x2)
+            x2 = x2 + unit(w, f"stages.{stage}.layers.{index}.G", x1)
+        return x1, x2
+
+    def forward(w: Weights, images: Tensor) -> Tensor:
+        x = batch_normed(w, "stem.batch_norm", convolved(w, "stem.conv", images)).relu()
+        x = torch.cat(layers(w, "fine", x.chunk(2, 1)), 1)
+        x = convolved(w, "stages.coarse.transition.conv", x, stride=2)
+        x = torch.cat(layers(w, "coarse", x.chunk(2, 1)), 1)
+        return classified(w, batch_normed(w, "head.batch_norm", x).relu())
+
+    torch.manual_seed(0)
+    network = shaken(archspec.build("revnet_digits"))
+    assert_network(network, torch.randn(3, 1, 8, 8, dtype=torch.float64), forward)
+    for stage in ("fine", "coarse"):
+        assert_stage(network, stage, lambda w, streams, stage=stage: layers(w, stage, streams))
 
 
 def revnet104_size(units: tuple[int, ...], filters: tuple[int, ...], classes: int) -> int:

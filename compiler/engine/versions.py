@@ -1,0 +1,23 @@
+"""Tensors that are kept as they are, and must not be changed in place."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; tensors of inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class Kept:
+    """A saved tensor that is a parameter, buffer or draw: kept itself, with its version."""
+
+    __slots__ = ("tensor", "version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = tensor, version_of(tensor)
+
+    def has_changed(self) -> bool:
+        """Whether it was changed in place since."""
+        return version_of(self.tensor) != self.version

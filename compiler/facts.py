@@ -1,0 +1,72 @@
+"""What a stage has to know of its program, and the strategies that this allows.
+
+This file imports the schedules alone: `archspec build --emit` writes it out beside the stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from compiler.schedules import EVERY_LAYER, Checkpoints
+
+STRATEGIES = ("reversible", "checkpoint", "store")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a stage has to know of its program. Sizes are those of one sample."""
+
+    name: str
+    streams: Mapping[str, tuple[int, ...]]
+    """Before the first layer, in the spec's order."""
+    final: Mapping[str, tuple[int, ...]]
+    """After the last layer: another size where a layer squeezes."""
+    depth: int
+    side: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Side inputs that the program reads."""
+    drawn: Mapping[str, tuple[tuple[float, ...], float]] = field(default_factory=dict)
+    """Coefficients drawn per sample: the values in training, and the one in evaluation."""
+    reads_progress: bool = False
+    obstacles: str = ""
+    """Why the program has no inverse in training; empty if it has one."""
+    invertible_in_evaluation: bool = True
+    invertible_from: float = 0.0
+    """The progress of training from which on the program has its inverse; before, a reversible
+    stage is checkpointed."""
+    checkpoints: Checkpoints = EVERY_LAYER
+    """Where streams are kept in a checkpointed stage, unless `set_backward` says otherwise."""
+    store_every: int | None = None
+    """How many layers are reconstructed from streams that were kept; all of them if None."""
+    fraction_bits: int | None = None
+    """Of the grid that the streams lie on, where arithmetic is exact."""
+    reads_information: bool = False
+    """Whether later layers read what earlier ones have kept."""
+    needs_information: bool = False
+    """Whether an exact inverse reads what the forward pass has kept."""
+
+
+def check_strategy(backward: str, facts: Facts) -> str:
+    """`backward` if a stage can do it. Raises ValueError."""
+    if backward not in STRATEGIES:
+        raise ValueError(f"backward is one of {', '.join(STRATEGIES)}, found {backward!r}")
+    if backward == "reversible" and facts.obstacles:
+        raise ValueError(f"stage `{facts.name}` cannot be reversed:\n{facts.obstacles}")
+    return backward
+
+
+def check_checkpoints(backward: str, every: int | None, slots: int | None) -> Checkpoints | None:
+    """The schedule that is asked for, if one is. Raises ValueError for one that cannot be, and
+    where the strategy has none."""
+    checkpoints = Checkpoints(every, slots)
+    if checkpoints == EVERY_LAYER:
+        return None
+    if backward != "checkpoint":
+        raise ValueError(f"`every` and `slots` go with 'checkpoint', found {backward!r}")
+    return checkpoints
+
+
+def check_progress(progress: float) -> None:
+    """Raises ValueError for what is no progress of training."""
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress runs from 0 to 1, found {progress}")

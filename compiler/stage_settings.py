@@ -1,0 +1,26 @@
+"""What a stage says of its backward pass and its arithmetic, as plain values."""
+
+from __future__ import annotations
+
+from archspec.spec import CheckpointBackward, ExactArithmetic, ReversibleBackward, Stage
+from compiler.schedules import Checkpoints
+
+
+def reversed_from(stage: Stage) -> float:
+    """The progress of training from which on a stage is reversed; 0 for one that never is."""
+    backward = stage.backward
+    return backward.since if isinstance(backward, ReversibleBackward) else 0.0
+
+
+def checkpoints(stage: Stage) -> Checkpoints:
+    """Where a checkpointed stage keeps its streams."""
+    backward = stage.backward
+    if isinstance(backward, CheckpointBackward):
+        return Checkpoints(backward.every, backward.slots)
+    return Checkpoints()
+
+
+def fraction_bits(stage: Stage) -> int | None:
+    """Of the grid of a stage's streams; None where its arithmetic is that of floats."""
+    arithmetic = stage.arithmetic
+    return arithmetic.fraction_bits if isinstance(arithmetic, ExactArithmetic) else None
