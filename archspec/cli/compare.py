@@ -1,0 +1,140 @@
+"""archspec compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from archspec.cli.options import allow_modules
+from archspec.cli.options import as_json as json_option
+from archspec.cli.options import settings as settings_option
+
+if TYPE_CHECKING:
+    from archspec.study import Study
+
+
+@click.command("compare")
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC...")
+@settings_option
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="PATH=VALUE,VALUE,…",
+    help="Try each value of a setting: --sweep constants.gamma=0.5,0.9. Several make a grid.",
+)
+@click.option("--seeds", type=click.IntRange(1, 1000), help="How many; 3 by default.")
+@click.option("--baseline", metavar="NAME", help="Whom others are measured against; the first.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    type=float,
+    help="Tell the epochs and the time to this value of the metric.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The study's folder; studies/NAME by default. What is there is not run again.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to train.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+@allow_modules
+@json_option
+def command(
+    specs: tuple[str, ...],
+    settings: tuple[str, ...],
+    sweeps: tuple[str, ...],
+    seeds: int | None,
+    baseline: str | None,
+    targets: tuple[float, ...],
+    output: Path | None,
+    device: str,
+    quiet: bool,
+    packages: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train specs on the same data, with the same budget and seeds, and report what differs.
+
+    SPEC… are specs, or one study: a file that names specs, seeds and a baseline. Given again, the
+    same command goes on where it was stopped, and runs only what is missing. The report is
+    report.html in the output folder, with the same as Markdown and JSON beside it.
+    """
+    import json
+    import shlex
+    import sys
+    from dataclasses import replace
+
+    study = _study(specs, settings)
+    study = replace(
+        study,
+        seeds=seeds or study.seeds,
+        baseline=baseline or study.baseline,
+        targets=targets or study.targets,
+    )
+
+    from runners.comparison.arms import baseline_of, open_arms, parse_sweep
+
+    arms = open_arms(study, [parse_sweep(text) for text in sweeps], packages)
+    against = baseline_of(study, arms)
+    folder = output or Path("studies") / study.name
+
+    from runners.comparison.pages import findings, write_report
+    from runners.comparison.report import report
+    from runners.comparison.study import check_same_data, run_study
+
+    for warning in check_same_data(arms):
+        click.echo(f"warning: {warning}", err=True)
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    try:
+        measured = run_study(
+            arms,
+            study.seeds,
+            folder,
+            device=device,
+            quiet=quiet,
+            tell=(lambda line: None) if quiet else tell,
+        )
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on with what is in {folder}", err=True)
+        raise SystemExit(130) from None
+    line = shlex.join(["archspec", *sys.argv[1:]])
+    found = report(study, against, measured, line)
+    page = write_report(found, folder)
+    for sentence in findings(found):
+        click.echo(sentence, err=as_json)
+    click.echo(f"the report is {page}", err=as_json)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    if not any(row.runs for row in found.rows):
+        raise SystemExit(1)
+
+
+def _study(specs: tuple[str, ...], settings: tuple[str, ...]) -> Study:
+    """That of a file, or one of specs by their names. Raises `SpecError`."""
+    from dataclasses import replace
+
+    from archspec.loading import find, read_file, zoo
+    from archspec.study import Entrant, Study, is_study, load_study
+
+    if len(specs) == 1:
+        shipped = zoo() / "studies" / f"{specs[0]}.yaml"
+        path = shipped if shipped.is_file() else find(specs[0], Path.cwd(), None)
+        if is_study(read_file(path)):
+            study = load_study(path)
+            entrants = [replace(e, settings=(*e.settings, *settings)) for e in study.entrants]
+            return replace(study, entrants=tuple(entrants))
+    paths = [find(name, Path.cwd(), None) for name in specs]
+    entrants = [Entrant(path.stem, path, settings) for path in paths]
+    return Study("_".join(path.stem for path in paths)[:80], tuple(entrants))

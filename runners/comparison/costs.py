@@ -1,0 +1,86 @@
+"""What a network costs to train and to test: operations, and bytes of live tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from archspec.loading import Loaded
+from archspec.training import Train
+from compiler.catalogue import entry
+from compiler.memory import LiveBytes
+from compiler.network import Network
+from compiler.plan import NetworkPlan
+from compiler.resolve import resolve
+from runners.optim import build_optimizer
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes of live tensors: the most, and the mean over operations."""
+
+    peak: int
+    average: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one network, at the batch that it is trained with."""
+
+    parameters: int
+    macs: int | None
+    """Of one input, forward."""
+    training: Usage | None
+    """Of a step: weights, gradients, the optimizer's state, activations. None where values that
+    are not there are asked for, as exact arithmetic does and modules of the user's own may."""
+    testing: Usage | None
+    """Of a batch in evaluation."""
+
+
+def costs(loaded: Loaded, recipe: Train) -> Costs:
+    """Count what a spec costs, on tensors that hold nothing. Raises `SpecError`."""
+    known = entry(loaded)
+    try:
+        training, testing = _usage(resolve(loaded), recipe)
+    except (RuntimeError, NotImplementedError, TypeError):  # fake tensors have no values to give
+        return Costs(known.parameters, known.macs, None, None)
+    return Costs(known.parameters, known.macs, training, testing)
+
+
+def _usage(plan: NetworkPlan, recipe: Train) -> tuple[Usage, Usage]:
+    """A second training step, when gradients and the optimizer's state are there, and a test."""
+    with torch.device("meta"):
+        network = Network(plan).train()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, torch.random.fork_rng(devices=[]), LiveBytes() as live:
+        network.to_empty(device="cpu")
+        optimizer = build_optimizer(network, recipe)
+        inputs = torch.empty(recipe.batch, *plan.input.sizes)
+        for _ in range(2):
+            live.restart()
+            _step(network, optimizer, inputs, recipe)
+        training = Usage(live.peak, live.average)
+        optimizer.zero_grad()
+        del optimizer
+        live.restart()
+        with torch.no_grad():
+            network.eval()(inputs)
+        return training, Usage(live.peak, live.average)
+
+
+def _step(
+    network: Network, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, recipe: Train
+) -> None:
+    dtype = DTYPES.get(recipe.precision)
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        output = network(inputs)
+        targets = torch.zeros(len(inputs), dtype=torch.long)
+        loss = F.cross_entropy(output, targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad()

@@ -1,0 +1,229 @@
+"""The report of a study as one typed value: all that its tables and plots show."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from archspec.citations import family_of
+from archspec.diagnostics import Diagnostic, SpecError
+from archspec.study import Study
+from runners.comparison.arms import Arm
+from runners.comparison.costs import Costs
+from runners.comparison.statistics import (
+    CONFIDENCE,
+    Estimate,
+    estimate,
+    is_apart,
+    paired_difference,
+)
+from runners.comparison.study import Finished, Measured
+from runners.run_folder import PACKAGES, version_of
+from runners.tasks import ACCURACY, METRICS, Metric
+
+SHARES = (0.8, 0.9, 0.95)
+"""Of the best network's validation metric: the targets where a study names none."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """How soon a network comes to some value of the validation metric. Means are over the runs
+    that come to it."""
+
+    value: float
+    reached: int
+    """By so many runs."""
+    epochs: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as it is plotted."""
+
+    seed: int
+    test: float
+    validation: tuple[float, ...]
+    """After each epoch."""
+    seconds: tuple[float, ...]
+    """That had passed by then."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network. Values of the metric are shares, bytes bytes, times seconds."""
+
+    label: str
+    spec: str
+    family: str | None
+    settings: tuple[str, ...]
+    note: str
+    costs: Costs
+    batch: int
+    runs: tuple[Run, ...]
+    failures: dict[int, str]
+    test: Estimate | None
+    """None where no run came to its end."""
+    area: Estimate | None
+    """Under the learning curve: the mean of the validation metric over epochs."""
+    difference: Estimate | None
+    """Of the test metric from the baseline's, seed by seed; None for the baseline."""
+    area_difference: Estimate | None
+    targets: tuple[Target, ...]
+    seconds: float | None
+    """Of a whole run."""
+    samples_per_second: float | None
+    gpu_peak: int | None
+    """Bytes that the GPU's allocator had given out at once; None where no GPU was used."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study that has been run."""
+
+    name: str
+    summary: str
+    command: str
+    metric: str
+    seeds: int
+    baseline: str
+    confidence: float
+    rows: tuple[Row, ...]
+    machine: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def report(study: Study, baseline: Arm, measured: Sequence[Measured], command: str) -> Report:
+    """Compare what has been run. `command` is how it was called."""
+    metric = _metric(measured)
+    against = next(one for one in measured if one.arm == baseline)
+    targets = study.targets or _targets(measured, metric)
+    return Report(
+        name=study.name,
+        summary=study.summary,
+        command=command,
+        metric=metric.name,
+        seeds=study.seeds,
+        baseline=baseline.label,
+        confidence=CONFIDENCE,
+        rows=tuple(_row(one, against, targets, metric) for one in measured),
+        machine=machine(measured),
+    )
+
+
+def _metric(measured: Sequence[Measured]) -> Metric:
+    """That of all the runs. Raises `SpecError` where they are measured by several."""
+    names = {run.result.metric for one in measured for run in one.runs}
+    if len(names) > 1:
+        message = f"these networks are measured by different things: {', '.join(sorted(names))}"
+        raise SpecError([Diagnostic("E602", message)])
+    return METRICS[names.pop()] if names else ACCURACY
+
+
+def _targets(measured: Sequence[Measured], metric: Metric) -> tuple[float, ...]:
+    """Shares of the best network's validation metric."""
+    means = [
+        statistics.fmean(run.result.validation_metric for run in one.runs)
+        for one in measured
+        if one.runs
+    ]
+    if not means or not metric.higher_is_better:
+        return ()
+    return tuple(round(share * max(means), 2) for share in SHARES)
+
+
+def _row(one: Measured, against: Measured, targets: Sequence[float], metric: Metric) -> Row:
+    arm, runs = one.arm, one.runs
+    tests = {run.seed: run.result.test_metric for run in runs}
+    areas = {run.seed: run.curve.area for run in runs}
+    return Row(
+        label=arm.label,
+        spec=arm.loaded.spec.name,
+        family=family_of(arm.loaded.spec),
+        settings=arm.settings,
+        note=arm.note,
+        costs=one.costs,
+        batch=one.recipe.batch,
+        runs=tuple(
+            Run(run.seed, run.result.test_metric, run.curve.values, run.curve.seconds)
+            for run in runs
+        ),
+        failures=dict(one.failures),
+        test=_estimate(tests),
+        area=_estimate(areas),
+        difference=_difference(
+            tests, {r.seed: r.result.test_metric for r in against.runs}, one, against
+        ),
+        area_difference=_difference(
+            areas, {r.seed: r.curve.area for r in against.runs}, one, against
+        ),
+        targets=tuple(_target(value, runs, metric) for value in targets),
+        seconds=_mean([run.result.seconds for run in runs]),
+        samples_per_second=_mean([statistics.median(run.curve.speeds) for run in runs]),
+        gpu_peak=max((run.curve.gpu_peak or 0 for run in runs), default=0) or None,
+    )
+
+
+def _estimate(values: Mapping[int, float]) -> Estimate | None:
+    return estimate(list(values.values())) if values else None
+
+
+def _difference(
+    values: Mapping[int, float], others: Mapping[int, float], one: Measured, against: Measured
+) -> Estimate | None:
+    """Over the seeds that both have ended with."""
+    both = sorted(values.keys() & others.keys())
+    if one is against or not both:
+        return None
+    return paired_difference([values[seed] for seed in both], [others[seed] for seed in both])
+
+
+def _target(value: float, runs: Sequence[Finished], metric: Metric) -> Target:
+    reached = [(run, epoch) for run in runs if (epoch := run.curve.reaches(value, metric))]
+    seconds = [run.curve.seconds[epoch - 1] for run, epoch in reached]
+    return Target(value, len(reached), _mean([epoch for _, epoch in reached]), _mean(seconds))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def machine(measured: Sequence[Measured]) -> dict[str, str]:
+    """Where runs were made: each of them says so in its run.json."""
+    devices = {run.result.device for one in measured for run in one.runs}
+    names = {
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+        for device in devices
+        if not device.startswith("cuda") or torch.cuda.is_available()
+    }
+    return {
+        "device": ", ".join(sorted(names)),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        **{package: version_of(package) for package in PACKAGES},
+    }
+
+
+def finding(row: Row, report: Report) -> str:
+    """What may be said of a network beside the baseline, in one sentence."""
+    metric = METRICS[report.metric]
+    if row.test is None:
+        return f"{row.label}: no run came to its end."
+    if row.difference is None:
+        other = "the baseline" if row.label == report.baseline else "nothing to compare with"
+        return f"{row.label}: test {metric.name} {metric.text(row.test.mean)}, {other}."
+    change = row.difference
+    said = f"{row.label}: {metric.difference_text(change.mean)} beside {report.baseline}"
+    if change.low is None or change.high is None:
+        return f"{said}, from one seed, which says nothing of chance."
+    interval = f"{metric.difference_text(change.low)} to {metric.difference_text(change.high)}"
+    verdict = "a difference" if is_apart(change) else "no difference shown"
+    return f"{said} (95% interval {interval}, {change.count} seeds): {verdict}."

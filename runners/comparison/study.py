@@ -1,0 +1,104 @@
+"""Running a study: what is missing is trained, what is there is read, and all of it compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from archspec.loading import Loaded
+from archspec.training import Train
+from runners.comparison.arms import Arm
+from runners.comparison.costs import Costs, costs
+from runners.comparison.curves import Curve, read_curve
+from runners.errors import TrainingError
+from runners.run_folder import RunFolder, TrainResult, finished, identity
+from runners.tasks import METRICS
+from runners.train import recipe_and_data, train
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One run."""
+
+    seed: int
+    result: TrainResult
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An arm with its runs."""
+
+    arm: Arm
+    recipe: Train
+    costs: Costs
+    runs: tuple[Finished, ...]
+    failures: Mapping[int, str]
+    """Why runs came to no end, by seed."""
+
+
+def run_folder(output: Path, arm: Arm, seed: int) -> RunFolder:
+    """Where a run of a study is."""
+    return RunFolder(output / "runs" / arm.folder / f"seed{seed}")
+
+
+def check_folders(arms: Sequence[Arm], seeds: int, output: Path) -> None:
+    """Refuse folders that hold other runs, before any is trained. Raises `SpecError`."""
+    for arm in arms:
+        recipe_and_data(arm.loaded)
+        for seed in range(seeds):
+            finished(run_folder(output, arm, seed), identity(arm.seeded(seed).spec))
+
+
+def run_study(
+    arms: Sequence[Arm],
+    seeds: int,
+    output: Path,
+    *,
+    device: str = "auto",
+    quiet: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[Measured, ...]:
+    """Train every arm with every seed. Seed by seed, so that a study that is stopped has as many
+    runs of each arm. Raises `SpecError` before any training. A run that diverges is noted, and the
+    others go on."""
+    check_folders(arms, seeds, output)
+    done: dict[str, list[Finished]] = {arm.label: [] for arm in arms}
+    failed: dict[str, dict[int, str]] = {arm.label: {} for arm in arms}
+    for seed in range(seeds):
+        for index, arm in enumerate(arms):
+            tell(f"{arm.label}, seed {seed} ({seed * len(arms) + index + 1}/{seeds * len(arms)})")
+            folder = run_folder(output, arm, seed)
+            try:
+                result = train(arm.seeded(seed), folder.path, device=device, quiet=quiet)
+            except TrainingError as error:
+                failed[arm.label][seed] = str(error)
+            else:
+                curve = read_curve(folder, METRICS[result.metric])
+                done[arm.label].append(Finished(seed, result, curve))
+    return tuple(measured(arm, done[arm.label], failed[arm.label]) for arm in arms)
+
+
+def measured(arm: Arm, runs: Sequence[Finished], failures: Mapping[int, str]) -> Measured:
+    """An arm with its runs, and with what its network costs."""
+    recipe, _ = recipe_and_data(arm.loaded)
+    return Measured(arm, recipe, costs(arm.loaded, recipe), tuple(runs), failures)
+
+
+def check_same_data(arms: Sequence[Arm]) -> list[str]:
+    """What makes a comparison unfair, a sentence each: other data, other budgets."""
+    first, said = arms[0], []
+    for arm in arms[1:]:
+        for what, get in UNFAIR.items():
+            mine, theirs = get(arm.loaded), get(first.loaded)
+            if mine != theirs:
+                said.append(f"{arm.label} and {first.label} differ in {what}: {mine}, {theirs}")
+    return said
+
+
+UNFAIR: Mapping[str, Callable[[Loaded], object]] = {
+    "data": lambda loaded: loaded.spec.data,
+    "epochs": lambda loaded: loaded.spec.train and loaded.spec.train.epochs,
+    "batch": lambda loaded: loaded.spec.train and loaded.spec.train.batch,
+}

@@ -1,0 +1,145 @@
+"""The tables of a report, as texts in rows: Markdown and HTML write the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runners.comparison.report import Report, Row
+from runners.comparison.statistics import Estimate
+from runners.tasks import METRICS
+
+MEBI = 2**20
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with what it shows."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def tables(report: Report) -> tuple[Table, ...]:
+    """All tables of a report."""
+    return (_results(report), _speed(report), _costs(report))
+
+
+def _results(report: Report) -> Table:
+    metric = METRICS[report.metric]
+
+    def difference(found: Estimate | None) -> str:
+        return _interval(found, metric.difference_text)
+
+    return Table(
+        f"Test {metric.name}",
+        (
+            "network",
+            "runs",
+            f"test {metric.name}",
+            f"beside {report.baseline}",
+            "learning curve",
+            f"beside {report.baseline}",
+        ),
+        tuple(
+            (
+                row.label,
+                f"{len(row.runs)}/{report.seeds}",
+                _interval(row.test, metric.text),
+                difference(row.difference),
+                _interval(row.area, metric.text),
+                difference(row.area_difference),
+            )
+            for row in report.rows
+        ),
+        f"Means over seeds, with {report.confidence:.0%} intervals of Student's t. Differences are "
+        "paired: seed by seed, so that what runs of one seed share cancels out. The learning curve "
+        f"is the mean validation {metric.name} over epochs.",
+    )
+
+
+def _speed(report: Report) -> Table:
+    metric = METRICS[report.metric]
+    targets = report.rows[0].targets if report.rows else ()
+    names = [f"to {metric.text(target.value)}" for target in targets]
+    return Table(
+        "Time",
+        ("network", "samples/s", "a run", *names),
+        tuple(
+            (
+                row.label,
+                NONE if row.samples_per_second is None else f"{row.samples_per_second:,.0f}",
+                _duration(row.seconds),
+                *(
+                    f"{target.epochs:.1f} epochs, {_duration(target.seconds)}"
+                    + ("" if target.reached == len(row.runs) else f" ({target.reached} runs)")
+                    if target.epochs is not None
+                    else NONE
+                    for target in row.targets
+                ),
+            )
+            for row in report.rows
+        ),
+        f"When the validation {metric.name} first came to a value: means over the runs that did.",
+    )
+
+
+def _costs(report: Report) -> Table:
+    def usage(row: Row, which: Callable[[Row], tuple[int, int] | None]) -> str:
+        found = which(row)
+        return NONE if found is None else f"{found[0] / MEBI:,.1f} / {found[1] / MEBI:,.1f}"
+
+    def training(row: Row) -> tuple[int, int] | None:
+        found = row.costs.training
+        return None if found is None else (found.peak, found.average)
+
+    def testing(row: Row) -> tuple[int, int] | None:
+        found = row.costs.testing
+        return None if found is None else (found.peak, found.average)
+
+    measured = any(row.gpu_peak for row in report.rows)
+    return Table(
+        "Costs",
+        (
+            "network",
+            "parameters",
+            "MACs",
+            "batch",
+            "training, MiB",
+            "testing, MiB",
+            *(["GPU peak, MiB"] if measured else []),
+        ),
+        tuple(
+            (
+                row.label,
+                f"{row.costs.parameters:,}",
+                NONE if row.costs.macs is None else f"{row.costs.macs / 1e6:,.1f} M",
+                str(row.batch),
+                usage(row, training),
+                usage(row, testing),
+                *([f"{(row.gpu_peak or 0) / MEBI:,.1f}"] if measured else []),
+            )
+            for row in report.rows
+        ),
+        "Memory is that of live tensors in a step of the recipe's batch, the most and the mean "
+        "over operations; in training with weights, gradients and the optimizer's state.",
+    )
+
+
+def _interval(found: Estimate | None, text: Callable[[float], str]) -> str:
+    if found is None:
+        return NONE
+    if found.low is None or found.high is None:
+        return text(found.mean)
+    return f"{text(found.mean)} ({text(found.low)} to {text(found.high)})"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
