@@ -206,7 +206,7 @@ def test_a_spec_is_named_by_path_or_name(tmp_path: Path, monkeypatch: pytest.Mon
         ("x" * 5000 + ".yaml", "there is no file xxx"),
         ("\x00", "there is no spec `\\x00`"),
         ("a\x00.yaml", "there is no file a\\x00.yaml"),
-        ("momentum", "there is no spec `momentum`"),
+        ("momentum", "`momentum` is a coupling, and not a spec"),
     ],
 )
 def test_a_spec_that_is_not_there(

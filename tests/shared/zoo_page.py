@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from proofs import PROOFS
+from proofs import OURS, PROOFS
 from published import PUBLISHED
 from zoo_specs import SPECS
 
@@ -17,15 +17,20 @@ from compiler.catalogue import Entry, entry
 HEAD = """\
 # The zoo
 
-Every published system that archspec knows, as a page of YAML: `archspec show NAME` prints it with
+The published systems that archspec knows, and variants of our own, as pages of YAML: `archspec show NAME` prints it with
 a picture of one layer, `archspec build NAME` compiles and verifies it, `archspec train NAME` trains
 it, `archspec cite NAME` gives its papers, and `archspec new my_variant --from NAME` starts a
 variant. `archspec list` prints sizes and papers.
 
-Sizes are computed from the specs, MACs for one input, without norms. A size in bold is the one that
-was published, to the last parameter. `tests/zoo/test_zoo.py` builds every spec at full size, checks
-what is published, and verifies each at a reduced size: round trips, and gradients against stored
-activations, in float32 and float64. What further tests show stands below each table.
+What is marked *ours* nobody has published: a published system on another data set or at another
+size, or a variant. Where such a spec says what a network computes, that is our choice.
+
+Sizes are computed from the specs, MACs for one input, without norms. A size in bold is one that was
+published, or that published code gives, to the last parameter. `tests/zoo/test_zoo.py` builds every
+spec at full size, checks those sizes, and verifies each at a reduced size: round trips, and
+gradients against stored activations, in float32 and float64. `tests/zoo/test_settings_of_zoo.py`
+compares every setting with `tests/shared/settings.yaml`, which says where each comes from. What
+further tests show, and of which specs, stands below each table.
 
 Written by `python tests/shared/zoo_page.py > docs/zoo.md`.
 """
@@ -49,7 +54,8 @@ def _family(family: str, entries: list[Entry]) -> Iterator[str]:
     for proof in PROOFS:
         if proof.family == family:
             name = proof.test.rpartition("/")[2]
-            yield f"[{name}](../tests/{proof.test}): {proof.says}.\n"
+            specs = ", ".join(f"`{spec}`" for spec in proof.specs)
+            yield f"[{name}](../tests/{proof.test}): {proof.says}. Of {specs}.\n"
 
 
 def _memory() -> str:
@@ -71,9 +77,11 @@ def _memory() -> str:
 
 def _row(each: Entry) -> str:
     size = f"{each.parameters:,}"
-    size = f"**{size}**" if each.name in PUBLISHED else size
+    published = PUBLISHED.get(each.name)
+    size = f"**{size}**" if published and not published.derived else size
+    summary = f"*ours:* {each.summary}" if each.name in OURS else each.summary
     link = f"[`{each.name}`](../specs/{each.name}.yaml)"
-    return f"| {link} | {each.summary} | {size} | {giga(each.macs)} | {each.data or '–'} |\n"
+    return f"| {link} | {summary} | {size} | {giga(each.macs)} | {each.data or '–'} |\n"
 
 
 if __name__ == "__main__":

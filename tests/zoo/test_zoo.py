@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from proofs import ONLY_VERIFIED, OURS, PROOFS, Proof
 from published import PUBLISHED
 from zoo_specs import SPECS, full, reduced
 
-from archspec.citations import PAPERS
+from archspec.citations import PAPERS, family_of
 from archspec.loading import load
 from compiler.counting import costs, parameters
 from compiler.network import Network, build
@@ -67,3 +68,15 @@ def test_gradients_of_the_whole_network_are_those_of_stored_activations(name: st
         assert (ours is None) == (stored is None)
         if ours is not None and stored is not None:
             torch.testing.assert_close(ours, stored, rtol=1e-6, atol=1e-9)
+
+
+def test_every_spec_has_a_proof_or_is_only_verified() -> None:
+    proven = {name for proof in PROOFS for name in proof.specs}
+    assert proven | ONLY_VERIFIED == set(SPECS)
+    assert not proven & ONLY_VERIFIED
+    assert set(SPECS) >= OURS
+
+
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: f"{proof.family}-{proof.test}")
+def test_specs_of_a_proof_are_of_its_family(proof: Proof) -> None:
+    assert {family_of(load(name).spec) for name in proof.specs} == {proof.family}
