@@ -1,9 +1,10 @@
-"""What every shipped spec is to say once all that it inherits is applied: settings.yaml."""
+"""What publications say of shipped specs, settings.yaml, and the settings of a spec."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from archspec.loading import load
 from archspec.tree import Node, read
 
 FILE = Path(__file__).with_name("settings.yaml")
@@ -54,12 +55,12 @@ def pinned() -> dict[str, Settings]:
             if twice := spec.keys() & entry["settings"].keys():
                 raise ValueError(f"{name}: twice {', '.join(twice)}")
             spec.update(entry["settings"])
-    return {name: _expanded(settings) for name, settings in found.items()}
+    return {name: _expanded(name, settings) for name, settings in found.items()}
 
 
-def _expanded(settings: Settings) -> Settings:
-    stages = settings["stages"]
-    assert isinstance(stages, list)
+def _expanded(name: str, settings: Settings) -> Settings:
+    """With `stages.*` written out."""
+    stages = load(name).spec.stages
     found: Settings = {}
     for path, value in settings.items():
         for stage in stages if path.startswith("stages.*.") else [""]:

@@ -17,8 +17,9 @@ from compiler.catalogue import Entry, entry
 HEAD = """\
 # The zoo
 
-The published systems that archspec knows, and variants of our own, as pages of YAML: `archspec show NAME` prints it with
-a picture of one layer, `archspec build NAME` compiles and verifies it, `archspec train NAME` trains
+The published systems that archspec knows, and variants of our own, as pages of YAML:
+`archspec show NAME` prints one with a picture of one layer,
+`archspec build NAME` compiles and verifies it, `archspec train NAME` trains
 it, `archspec cite NAME` gives its papers, and `archspec new my_variant --from NAME` starts a
 variant. `archspec list` prints sizes and papers.
 
