@@ -33,6 +33,8 @@ from compiler.schedules import Checkpoints
 from compiler.stage_inputs import check_draws, check_side, named, own_side
 
 HALF = (torch.float16, torch.bfloat16)
+HALF_ROUNDING = 2**-8
+"""A progress is rounded with the model's weights: by so much, as a share, in bfloat16."""
 
 
 class BaseStage(nn.Module):
@@ -59,9 +61,6 @@ class BaseStage(nn.Module):
         self._checkpoints = facts.checkpoints
         if facts.reads_progress:
             self.register_buffer("progress", torch.zeros(()))
-        self._reached = 0.0
-        """The progress as Python has it, which is read without waiting for a device, and is not
-        rounded."""
 
     # What a program fills in
 
@@ -107,40 +106,30 @@ class BaseStage(nn.Module):
     @property
     def has_inverse(self) -> bool:
         """Whether the program has an inverse, this far in training."""
-        return not self.facts.obstacles and self._reached >= self.facts.invertible_from
+        if self.facts.obstacles:
+            return False
+        return self.facts.invertible_from == 0 or self._has_come_to(self.facts.invertible_from)
+
+    @uncompiled
+    def _has_come_to(self, progress: float) -> bool:
+        """By the tensor, which coefficients read too: whoever averages or copies buffers changes
+        it without being asked. It costs a wait for the device, in stages that reverse `from` some
+        time on alone."""
+        if self.progress.is_meta:
+            return False
+        return float(self.progress) >= progress * (1 - HALF_ROUNDING)
 
     def set_progress(self, progress: float) -> None:
         """Say how far training is, from 0 to 1, if the program's coefficients depend on it. Raises
         ValueError outside that range."""
         check_progress(progress)
         if self.facts.reads_progress:
-            self._reached = float(progress)
-            self.progress.fill_(self._reached)
+            self.progress.fill_(float(progress))
 
     def reach_inverse(self) -> None:
         """Let training be as far as the program needs for its inverse, if it is not."""
         if not self.facts.obstacles and not self.has_inverse:
             self.set_progress(self.facts.invertible_from)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BaseStage:
-        """As every module moves and converts its tensors; the progress is not rounded twice."""
-        before = self._buffers.get("progress")
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if before is not None and self.progress is not before:
-            self.progress = torch.full_like(self.progress, self._reached)
-        return self
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *others: Any
-    ) -> None:
-        """As every module loads its tensors; the progress is that of the tensor."""
-        super()._load_from_state_dict(state_dict, prefix, *others)
-        saved = state_dict.get(f"{prefix}progress") if self.facts.reads_progress else None
-        if isinstance(saved, Tensor) and saved.numel() == 1 and not saved.is_meta:
-            start = self.facts.invertible_from
-            # Saved in single precision, 0.7 is less than 0.7.
-            self._reached = start if bool(saved == saved.new_tensor(start)) else float(saved)
-            self.progress.fill_(self._reached)
 
     def split(self, value: Tensor) -> tuple[Tensor, ...]:
         """The stage's input (B, …) → its streams."""
@@ -178,7 +167,7 @@ class BaseStage(nn.Module):
                 "nothing; give each forward pass an empty archspec.Information()"
             )
         elif information.keeps and not self.facts.obstacles and not self.has_inverse:
-            raise ValueError(self._no_inverse_yet())
+            raise ValueError(self.no_inverse_yet())
         return tuple(self._exactly(strategy, values, given, information).values())
 
     @uncompiled
@@ -217,7 +206,7 @@ class BaseStage(nn.Module):
         if facts.obstacles:
             raise RuntimeError(f"stage `{facts.name}` has no inverse:\n{facts.obstacles}")
         if not self.has_inverse:
-            raise RuntimeError(self._no_inverse_yet())
+            raise RuntimeError(self.no_inverse_yet())
         if not self.training and not facts.invertible_in_evaluation:
             raise RuntimeError(
                 f"stage `{facts.name}` has no inverse in evaluation: a factor of one of its "
@@ -252,10 +241,11 @@ class BaseStage(nn.Module):
             )
         return tuple(values.values())
 
-    def _no_inverse_yet(self) -> str:
+    def no_inverse_yet(self) -> str:
+        """What is said of a stage that is not `has_inverse`, for now."""
         return (
             f"stage `{self.facts.name}` has no inverse before training's progress is "
-            f"{self.facts.invertible_from:g}, and it is {self._reached:g}: set_progress"
+            f"{self.facts.invertible_from:g}, and it is {float(self.progress):g}: set_progress"
         )
 
     def draw(self, like: Tensor) -> list[Values]:

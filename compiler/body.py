@@ -75,10 +75,7 @@ def _as_it_stands(model: Network) -> Iterator[str]:
     for stage in model.stages:
         facts = stage.facts
         if not facts.obstacles and not stage.has_inverse:
-            yield (
-                f"stage `{facts.name}`: its update has no inverse before training's progress is "
-                f"{facts.invertible_from:g}, and it is {float(stage.progress):g}: set_progress"
-            )
+            yield stage.no_inverse_yet()
         if facts.drawn and stage.training:
             yield f"stage `{facts.name}`: its coefficients are drawn in training: call eval()"
 

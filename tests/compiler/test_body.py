@@ -77,7 +77,7 @@ def test_side_inputs_are_those_of_the_forward_pass() -> None:
 def test_there_is_an_inverse_from_a_progress_on() -> None:
     model = network(WARMING)
     assert body_obstacles(model.plan) == ()
-    reason = "`trunk`: its update has no inverse before training's progress is 0.25, and it is 0.1"
+    reason = "`trunk` has no inverse before training's progress is 0.25, and it is 0.1"
     model.set_progress(0.1)
     with pytest.raises(ValueError, match=reason):
         invert_body(model, tokens(3, 5, 6))
