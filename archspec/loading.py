@@ -136,7 +136,7 @@ def find(name: str, folder: Path, at: Span | None, kind: str = "") -> Path:
     if at is None and (given.suffix in (".yaml", ".yml") or _is_file(given)):
         if _is_file(given):
             return given
-        help = _near(given.stem, given.parent, shipped)
+        help = near(given.stem, given.parent, shipped)
         raise SpecError([Diagnostic("E501", f"there is no file {name}", at, help)])
     asking, found_itself = Path(at.source.name).resolve() if at else None, False
     for place in (folder / kind, folder, shipped):
@@ -155,7 +155,7 @@ def find(name: str, folder: Path, at: Span | None, kind: str = "") -> Path:
         help = f"a stage has it by `coupling: {name}`; `archspec show {name}` prints it"
         raise SpecError([Diagnostic("E501", message, at, help)])
     what = kind.removesuffix("s") or "spec"
-    help = _near(name, folder / kind, shipped)
+    help = near(name, folder / kind, shipped)
     raise SpecError([Diagnostic("E501", f"there is no {what} `{name}`", at, help)])
 
 
@@ -167,12 +167,13 @@ def coupling_file(name: str) -> Path | None:
     return next((f / f"{name}.yaml" for f in folders if _is_file(f / f"{name}.yaml")), None)
 
 
-def shadowed(name: str) -> Path | None:
-    """The file of this folder that a name means, where there is a shipped spec of the same name."""
-    shipped = zoo() / f"{name}.yaml"
+def shadowed(name: str, kind: str = "") -> Path | None:
+    """The file of this folder that a name means, where there is a shipped spec of the same name, or
+    with `kind` a shipped coupling."""
+    shipped = zoo() / kind / f"{name}.yaml"
     if not re.fullmatch(FILE_NAME, name) or not _is_file(shipped):
         return None
-    for here in (Path(name), Path(f"{name}.yaml")):
+    for here in (Path(kind, name), Path(kind, f"{name}.yaml")):
         if _is_file(here) and here.resolve() != shipped.resolve():
             return here
     return None
@@ -185,8 +186,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _near(name: str, *folders: Path) -> str:
-    """The help that offers the nearest files, of many not all of them."""
+def near(name: str, *folders: Path) -> str:
+    """The help that offers the nearest YAML files of folders, of many not all of them."""
     names = {p.stem for folder in folders for p in folder.glob("*.yaml") if _is_file(p)}
     if len(names) <= MOST_NAMES:
         return nearest(name, names)

@@ -245,6 +245,10 @@ def _whole(value: object) -> object:
 Version = Annotated[Literal[1], BeforeValidator(_whole)]
 
 
+ARCHITECTURE = ("input", "side", "stem", "stages", "head", "task")
+"""The keys of a spec that determine its weights' names and shapes, and what is computed."""
+
+
 class Spec(Model):
     """A network, its data and its training."""
 

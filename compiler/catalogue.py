@@ -16,11 +16,10 @@ from pathlib import Path
 
 from archspec.citations import family_of
 from archspec.loading import Loaded, load, zoo
+from archspec.spec import ARCHITECTURE
 from compiler.resolve import resolve
 
 SIZES = Path(__file__).with_name("sizes.json")
-ARCHITECTURE = ("input", "side", "stem", "stages", "head", "task")
-"""The keys of a spec that its size depends on."""
 
 
 @dataclass(frozen=True)

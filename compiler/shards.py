@@ -9,9 +9,8 @@ from torch import Tensor, nn
 def to_shards(module: nn.Module) -> None:
     """Let a module's parameters be FSDP's shards, where it is one of FSDP's units. Whole ones may
     be of a lower precision, and FSDP takes their gradients after calls alone."""
-    reshard = getattr(module, "reshard", None)
-    if reshard is not None:
-        reshard()
+    if "_is_fsdp_managed_module" in module.__dict__ and hasattr(module, "reshard"):
+        module.reshard()
 
 
 def whole(value: Tensor) -> Tensor:

@@ -17,12 +17,10 @@ from filelock import FileLock, Timeout
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.dumping import dump
 from archspec.loading import Loaded, load
-from archspec.spec import Spec
+from archspec.spec import ARCHITECTURE, Spec
 from runners.files import replacing, write_json, write_text
 from runners.tasks import METRICS
 
-ARCHITECTURE = {"input", "stem", "stages", "head", "task"}
-"""The keys of a spec that determine its weights' names and shapes, and what is computed."""
 NEW_ONE = "choose another folder with --output, or remove this one"
 PACKAGES = ("archspec-reversible", "torch", "torchvision")
 MOST_SHOWN = 3
@@ -79,8 +77,8 @@ def identity(spec: Spec) -> Identity:
     return Identity(_hash(spec, None), _hash(spec, ARCHITECTURE), spec)
 
 
-def _hash(spec: Spec, keys: set[str] | None) -> str:
-    content = spec.model_dump(mode="json", include=keys)
+def _hash(spec: Spec, keys: tuple[str, ...] | None) -> str:
+    content = spec.model_dump(mode="json", include=None if keys is None else set(keys))
     if keys == ARCHITECTURE:
         for stage in content["stages"].values():
             stage.pop("backward")  # the same weights, and the same function of them

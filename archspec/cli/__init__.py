@@ -10,6 +10,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -40,6 +41,14 @@ def _drop_output() -> None:
     """What is still held back goes nowhere; Python would try to write it once more as it ends."""
     with suppress(OSError, ValueError):  # there is no file behind it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _write_utf8() -> None:
+    """Files and pipes get UTF-8 on every system, whose own encoding may lack what is printed. A
+    terminal takes all characters as it is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
 
 
 class Commands(click.Group):
@@ -73,13 +82,16 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line. A disk or a device that takes no more ends it with exit code 1."""
+        _write_utf8()
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            _drop_output()
-            click.echo(f"error: cannot write: {error.strerror}", err=True)
+            if error.filename is None:
+                _drop_output()
+            what = "cannot write" if error.filename is None else error.filename
+            click.echo(f"error: {what}: {error.strerror}", err=True)
             raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from compiler.plan import NetworkPlan
 
-WIDTH = 64
-"""Of the stand-in's vectors: any number of streams may share them."""
+WIDTH = 2520
+"""Of the stand-in's vectors: as many chunks as ten divide it."""
 
 
 def shipped() -> list[Coupling]:
@@ -53,15 +53,19 @@ def shown(path: Path) -> str:
 
 
 def _layer(coupling: Coupling) -> Iterator[str]:
-    """The picture and the inverse; nothing where the update needs to know more, such as the side
-    inputs that it reads."""
+    """The picture and the inverse; or why there are none, as where the update reads what a spec is
+    to give, its side inputs."""
     from compiler.picture import picture
     from compiler.picture_text import draw
     from compiler.summary import inverse_text
 
     try:
         (stage,) = _stand_in(coupling).stages
-    except (SpecError, ExpressionError):
+    except SpecError as error:
+        yield from ("", f"not drawn: {error.diagnostics[0].message}")
+        return
+    except ExpressionError as error:
+        yield from ("", f"not drawn: {error}")
         return
     yield from ("", "one layer:", "", *draw(picture(stage)), "")
     if stage.invertible:

@@ -80,12 +80,14 @@ def _named(paths: list[Path], patterns: tuple[str, ...]) -> list[Path]:
     """The files of these names. Raises `click.UsageError` for a pattern that is no spec's."""
     from fnmatch import fnmatchcase
 
-    from archspec.diagnostics import nearest
+    from archspec.loading import near, zoo
 
     for pattern in patterns:
         if not any(fnmatchcase(path.stem, pattern) for path in paths):
-            known = nearest(pattern, (path.stem for path in paths))
-            what = paths[0].parent.name.removesuffix("s") if paths else "spec"
+            known = near(pattern, paths[0].parent)
+            what = paths[0].parent.name.removesuffix("s")
+            if what == "spec" and (zoo() / "couplings" / f"{pattern}.yaml").is_file():
+                known = f"it is a coupling: archspec list --couplings {pattern}"
             raise click.UsageError(f"there is no shipped {what} `{pattern}`; {known}")
     return [path for path in paths if any(fnmatchcase(path.stem, p) for p in patterns or ("*",))]
 

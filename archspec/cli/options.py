@@ -22,14 +22,19 @@ def spec_name(
     context: click.Context, parameter: click.Parameter, given: str | tuple[str, ...]
 ) -> str | tuple[str, ...]:
     """The name of a spec, or of several, with a note where one has two meanings."""
-    from archspec.loading import shadowed
-
     del context, parameter
     for name in (given,) if isinstance(given, str) else given:
-        if file := shadowed(name):
-            note = f"note: `{name}` is {file} here, and not the shipped spec of that name"
-            click.echo(note, err=True)
+        tell_shadow(name, "", "spec")
     return given
+
+
+def tell_shadow(name: str, folder: str, what: str) -> None:
+    """The note of a name that means a file of this folder, and not what ships under it."""
+    from archspec.loading import shadowed
+
+    if file := shadowed(name, folder):
+        note = f"note: `{name}` is {file} here, and not the shipped {what} of that name"
+        click.echo(note, err=True)
 
 
 spec_argument = click.argument("spec", metavar="SPEC", callback=spec_name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archspec.cli.options import allow_modules, spec_argument
+from archspec.cli.options import allow_modules, spec_argument, tell_shadow
 from archspec.cli.options import settings as settings_option
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def command(
     from compiler.resolve import resolve
 
     if coupling := _coupling(spec):
+        tell_shadow(spec, "couplings", "coupling")
         if resolved or settings or drawn:
             raise click.UsageError(f"{coupling} is a coupling: it is printed as it is")
         _show_coupling(coupling)

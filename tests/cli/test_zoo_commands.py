@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -362,3 +363,29 @@ def test_show_of_a_spec_that_is_wrong(archspec, tmp_path: Path) -> None:
     assert done.stdout == ""
     assert "wrong.yaml:4:25: error[E107]" in done.stderr
     assert [found.name for found in tmp_path.iterdir()] == ["wrong.yaml"]
+
+
+def test_a_coupling_that_is_not_drawn_says_why(archspec, tmp_path: Path) -> None:
+    folder = tmp_path / "couplings"
+    folder.mkdir()
+    text = "archspec: 1\ncoupling: odd\nsummary: x\nstreams: {a: input, b: input}\n"
+    rest = "functions: [F]\nupdate: [a += gama*F(b)]\noutput: a\n"
+    (folder / "odd.yaml").write_text(text + rest, encoding="utf-8")
+    done = archspec("show", "odd")
+    assert done.returncode == 0
+    assert "# not drawn: " in done.stdout
+    assert "gama" in done.stdout.partition("not drawn")[2]
+
+
+def test_pipes_get_utf8_whatever_the_system_writes(tmp_path: Path) -> None:
+    """On Windows a pipe's encoding lacks `│` and half of the authors' names."""
+    for arguments in (["show", "additive"], ["cite", "rev_vit_s"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "archspec", *arguments],
+            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        done.stdout.decode("utf-8")

@@ -30,8 +30,8 @@ Sizes are computed from the specs, MACs for one input, without norms. A size in 
 published, or that published code gives, to the last parameter. `tests/zoo/test_zoo.py` builds every
 spec at full size, checks those sizes, and verifies each at a reduced size: round trips, and
 gradients against stored activations, in float32 and float64. `tests/zoo/test_settings_of_zoo.py`
-compares every setting with `tests/shared/settings.yaml`, which says where each comes from. What
-further tests show, and of which specs, stands below each table.
+holds published settings and recipes to `tests/shared/settings.yaml`, which says whose they are.
+What further tests show, and of which specs, stands below each table.
 
 Written by `python tests/shared/zoo_page.py > docs/zoo.md`.
 """
