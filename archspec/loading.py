@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from archspec.diagnostics import MAX_SHOWN, Diagnostic, Source, Span, SpecError, nearest
 from archspec.dumping import dump, node_of
 from archspec.merging import merge
-from archspec.spec import FILE_NAME, Coupling, Spec, Stage
+from archspec.spec import FILE_NAME, Coupling, Recipe, Spec, Stage
 from archspec.tree import MAX_CHARACTERS, MAX_NODES, Node, read
 from archspec.validation import validate
 
@@ -23,7 +23,8 @@ SETTING = "--set"
 """What errors call a setting."""
 PROGRAM = ("streams", "constants", "update", "output")
 """The keys of a coupling that a stage takes over."""
-_COUPLING = re.compile(r"[^=]*\.coupling\s*=")
+_FIRST = re.compile(r"([^=]*\.coupling|recipe)\s*=")
+"""Settings that clear what others change."""
 _STAND_IN = read("{streams: {x: input}, update: [x = x], output: x}", "<stand-in>")
 """The program of a coupling that cannot be read: the rest of its stage is still validated."""
 
@@ -73,7 +74,8 @@ def load(
             help = f"`archspec show {path}` prints it, with its inverse"
             raise SpecError([Diagnostic("E501", message, file.keys["coupling"], help)])
         tree = _inherit(file, (path.resolve(),), files)
-    tree, errors = _expand_couplings(_with_settings(tree, settings), folder, files)
+    tree = _with_recipe(_with_settings(tree, settings), folder, files)
+    tree, errors = _expand_couplings(tree, folder, files)
     try:
         spec = validate(Spec, tree)
     except SpecError as error:
@@ -221,10 +223,9 @@ def _inherit(tree: Node, lineage: tuple[Path, ...], files: _Files) -> Node:
 
 
 def _with_settings(tree: Node, settings: Iterable[str]) -> Node:
-    """A tree with settings laid over it in turn, those that choose a coupling first: they clear
-    the program that others change."""
+    """A tree with settings laid over it in turn, those that choose a coupling or a recipe first."""
     errors: list[Diagnostic] = []
-    for setting in sorted(settings, key=lambda s: not _COUPLING.match(s)):
+    for setting in sorted(settings, key=lambda s: not _FIRST.match(s)):
         try:
             over = setting_tree(setting)
             _check_setting(tree, over)
@@ -268,6 +269,39 @@ def setting_tree(setting: str) -> Node:
         at = whole.narrow(start, start + len(step))
         node = Node({step: node}, at, {step: at})
     return node
+
+
+def _with_recipe(tree: Node, folder: Path, files: _Files) -> Node:
+    """A tree over the recipe that it names, which is then no longer named. Raises `SpecError`."""
+    named = tree.map.get("recipe")
+    if named is None or not isinstance(named.value, str):
+        return tree
+    beside = folder if named.span.source.name == SETTING else _folder(named.span)
+    file = files.read(find(named.value, beside, named.span, "recipes"), named.span)
+    validate(Recipe, file)
+    tree = tree.without("recipe")
+    recipe = Node({"train": file.map["train"]}, file.span, {"train": file.keys["train"]})
+    own = tree.map.get("train")
+    if own is not None and own.value is None:  # no training, whatever the recipe
+        return tree
+    merged = merge(recipe, tree)
+    return _augmented(merged, file)
+
+
+def _augmented(tree: Node, recipe: Node) -> Node:
+    """With the recipe's augmentation, where the data has none of its own."""
+    augment, data = recipe.map.get("augment"), tree.map.get("data")
+    if augment is None or data is None:
+        return tree
+    if isinstance(data.value, str):
+        data = Node({data.value: Node({}, data.span)}, data.span, {data.value: data.span})
+    for kind, content in data.map.items():
+        takes = content.value is None or isinstance(content.value, dict)
+        if takes and "augment" not in content.map:
+            entries = Node(content.map, content.span, content.keys)
+            with_it = entries.with_entry("augment", augment, recipe.keys["augment"])
+            data = data.with_entry(kind, with_it, data.keys[kind])
+    return tree.with_entry("data", data, tree.keys["data"])
 
 
 def _expand_couplings(tree: Node, folder: Path, files: _Files) -> tuple[Node, list[Diagnostic]]:

@@ -27,6 +27,8 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     if _is_another_choice(base, over, path):
         return over
     kept = _without_replaced_program(base, over, path)
+    if path == () and "recipe" in over.map:
+        kept = _without_recipe(kept)
     entries, keys = dict(kept.map), dict(kept.keys)
     for key, node in over.map.items():
         if node.value is None and key in entries:
@@ -59,6 +61,17 @@ def _is_another_choice(base: Node, over: Node, path: Path) -> bool:
     return (
         is_constant and bool(made & set(over.map)) and made & set(over.map) != made & set(base.map)
     )
+
+
+def _without_recipe(spec: Node) -> Node:
+    """A spec that names a recipe starts its training and augmentation afresh."""
+    spec = spec.without("recipe", "train")
+    data = spec.map.get("data")
+    if data is None:
+        return spec
+    for kind, content in data.map.items():
+        data = data.with_entry(kind, content.without("augment"), data.keys[kind])
+    return spec.with_entry("data", data, spec.keys["data"])
 
 
 def _without_replaced_program(base: Node, over: Node, path: Path) -> Node:

@@ -15,11 +15,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from archspec.augmentation import AugmentationEntry
+from archspec.data import DataEntry
 from archspec.layers import LayerEntry
 from archspec.maps import MapEntry
 from archspec.onekey import Kind, Model, OneKey
 from archspec.shapes import Features, Image, Shape, Tokens, Video
-from archspec.training import DataEntry, TaskEntry, Train
+from archspec.training import TaskEntry, Train
 
 MAX_DEPTH = 10_000
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][A-Za-z0-9_]{0,39}$")]
@@ -271,7 +273,21 @@ class Spec(Model):
     head: Layers = ()
     task: TaskEntry
     data: DataEntry | None = None
+    recipe: FileName | None = None
+    """A recipe of `specs/recipes`, or beside this file: its `train` and `augment`, where the spec
+    does not write them itself."""
     train: Train | None = None
+
+
+class Recipe(Model):
+    """A file of `specs/recipes`: how networks of a kind are trained."""
+
+    archspec: Version
+    recipe: FileName
+    summary: str
+    cite: tuple[str, ...] = Field((), strict=False)
+    augment: tuple[AugmentationEntry, ...] = Field((), strict=False)
+    train: Train
 
 
 class Coupling(Model):

@@ -31,8 +31,9 @@ from result_file import RESULTS, write_result
 from torch import Tensor
 
 import archspec
+from archspec.data import SparseCodes
 from archspec.loading import Loaded, load
-from archspec.training import SparseCode, SparseCodes
+from archspec.training import SparseCode
 from compiler import engine
 from compiler.network import Network
 from compiler.rounding import in_floats

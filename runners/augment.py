@@ -17,19 +17,44 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from archspec.training import (
+from archspec.augmentation import (
     AnyAugmentation,
+    ColourJitter,
+    CutMix,
     HorizontalFlip,
+    MixUp,
+    RandAugment,
     RandomAffine,
     RandomCrop,
+    RandomErasing,
     RandomResizedCrop,
 )
 
 ASPECTS = (3 / 4, 4 / 3)
 """Width over height of a random resized crop."""
 
+AFTER = (RandomErasing, MixUp, CutMix)
+"""What is done after normalising, by runners.mixing."""
+SINGLE = (RandAugment, ColourJitter)
+"""What is done to one image at a time alone."""
+
 OnBatch = Callable[[Tensor], Tensor]
 OnImage = Callable[[Image.Image], Tensor]
+
+
+def before_normalising(augmentations: Sequence[AnyAugmentation]) -> list[AnyAugmentation]:
+    """Those that change pictures."""
+    return [each for each in augmentations if not isinstance(each, AFTER)]
+
+
+def has_single(augmentations: Sequence[AnyAugmentation]) -> bool:
+    """Whether images must go through these one by one."""
+    return any(isinstance(each, SINGLE) for each in augmentations)
+
+
+def single_augmentation(augmentations: Sequence[AnyAugmentation], size: tuple[int, int]) -> OnBatch:
+    """A function from one image (C, H, W) of bytes to its augmented copy."""
+    return v2.Compose([_on_image(each, size) for each in augmentations])  # type: ignore[no-any-return]
 
 
 def batch_augmentation(augmentations: Sequence[AnyAugmentation]) -> OnBatch:
@@ -76,6 +101,7 @@ def _on_batch(augmentation: AnyAugmentation) -> OnBatch:
         return partial(_random_crop, padding=augmentation.padding)
     if isinstance(augmentation, RandomResizedCrop):
         return partial(_random_resized_crop, smallest=augmentation.smallest)
+    assert isinstance(augmentation, RandomAffine)
     return partial(_random_affine, setting=augmentation)
 
 
@@ -154,6 +180,12 @@ def _on_image(augmentation: AnyAugmentation, size: tuple[int, int]) -> v2.Transf
             ratio=ASPECTS,
             interpolation=v2.InterpolationMode.BICUBIC,
         )
+    if isinstance(augmentation, RandAugment):
+        return v2.RandAugment(augmentation.operations, augmentation.magnitude)
+    if isinstance(augmentation, ColourJitter):
+        strength = augmentation.strength
+        return v2.ColorJitter(strength, strength, strength)
+    assert isinstance(augmentation, RandomAffine)
     return v2.RandomAffine(
         augmentation.degrees,
         translate=(augmentation.translate, augmentation.translate),

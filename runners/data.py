@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,12 +11,15 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from archspec.data import AnyData, AnyImages, SparseCodes
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import AnyData, AnyImages, SparseCodes
+from archspec.training import Classify
 from runners.augment import batch_augmentation
-from runners.datasets import Samples, normalising, open_data_set, open_sparse_codes
+from runners.datasets import DataSet, normalising, open_data_set, open_sparse_codes
+from runners.mixing import mixing
 from runners.randomness import derived_seed, generator
+from runners.samples import HeldImages, Read, Samples, Unreadable
 from runners.tasks import Batch
 
 Batches = list[list[int]]
@@ -29,12 +32,21 @@ class Split:
 
     samples: Samples
     indices: Tensor
-    prepare: Callable[[Tensor], Tensor]
+    prepare: Callable[[Tensor, Tensor], Batch]
     """From a batch as it is read to what a model sees; done on the model's device."""
     workers: int = 0
+    repeat: int = 1
+    """So many times each sample stands in an epoch's order, which is no longer for it."""
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def on(self, device: torch.device) -> Split:
+        """The split with images in memory moved to a GPU, where a loader would be the bottleneck;
+        anything else as it is."""
+        if device.type != "cuda" or not isinstance(self.samples, HeldImages):
+            return self
+        return replace(self, samples=self.samples.on(device))
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,10 @@ class Data:
     training: Split
     validation: Split
     test: Split
+
+    def on(self, device: torch.device) -> Data:
+        """With images in memory moved to a GPU."""
+        return Data(self.training.on(device), self.validation.on(device), self.test.on(device))
 
 
 def open_data(loaded: Loaded, entry: AnyData, seed: int) -> Data:
@@ -56,14 +72,27 @@ def open_data(loaded: Loaded, entry: AnyData, seed: int) -> Data:
 def _images(loaded: Loaded, entry: AnyImages, seed: int) -> Data:
     found = open_data_set(loaded, entry)
     training, validation = _by_class(loaded, entry, found.training.labels, seed)
-    plain = normalising(found.statistics, batch_augmentation(()))
-    augmented = normalising(found.statistics, found.augment)
+    plain = _unmixed(normalising(found.statistics, batch_augmentation(())))
+    augmented = _augmented(loaded, entry, found)
     everything = torch.arange(len(found.test.labels))
     return Data(
-        Split(found.training, training, augmented, entry.workers),
+        Split(found.training, training, augmented, entry.workers, entry.repeat),
         Split(found.evaluation, validation, plain, entry.workers),
         Split(found.test, everything, plain, entry.workers),
     )
+
+
+def _unmixed(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Batch]:
+    return lambda inputs, targets: (change(inputs), targets)
+
+
+def _augmented(
+    loaded: Loaded, entry: AnyImages, found: DataSet
+) -> Callable[[Tensor, Tensor], Batch]:
+    assert isinstance(loaded.spec.task, Classify)
+    normalise = normalising(found.statistics, found.augment)
+    mix = mixing(entry.augment, loaded.spec.task.classes)
+    return lambda images, labels: mix(normalise(images), labels)
 
 
 def _sparse_codes(loaded: Loaded, entry: SparseCodes, seed: int) -> Data:
@@ -75,9 +104,9 @@ def _sparse_codes(loaded: Loaded, entry: SparseCodes, seed: int) -> Data:
         span = loaded.tree.where(("data", entry.kind, "validation"))
         raise SpecError([Diagnostic("E602", message, span)]) from None
     return Data(
-        Split(learned_from, training, _as_read),
-        Split(learned_from, validation, _as_read),
-        Split(test, torch.arange(entry.tests), _as_read),
+        Split(learned_from, training, _unmixed(_as_read)),
+        Split(learned_from, validation, _unmixed(_as_read)),
+        Split(test, torch.arange(entry.tests), _unmixed(_as_read)),
     )
 
 
@@ -114,6 +143,7 @@ def shuffled(split: Split, size: int, seed: int, epoch: int) -> Batches:
     Left-over samples wait for another epoch: a batch of one would break batch normalisation.
     """
     order = torch.randperm(len(split), generator=generator(seed, "order", epoch))
+    order = order.repeat_interleave(split.repeat)[: len(split)]
     batches = [part.tolist() for part in torch.split(split.indices[order], size)]
     return batches if len(batches) == 1 or len(batches[-1]) == size else batches[:-1]
 
@@ -124,22 +154,40 @@ def in_order(split: Split, size: int) -> Batches:
 
 
 def read(
-    split: Split, batches: Batches, device: torch.device, seed: int = 0, epoch: int = 0
+    split: Split,
+    batches: Batches,
+    device: torch.device,
+    seed: int = 0,
+    epoch: int = 0,
+    passed_over: Callable[[Unreadable], None] = lambda files: None,
 ) -> Iterator[Batch]:
-    """Batches on `device`, prepared. Workers draw from generators that seed and epoch determine."""
-    loader: DataLoader[Batch] = DataLoader(
-        split.samples,  # type: ignore[arg-type]  # read by __getitems__ alone
-        batch_sampler=batches,
-        collate_fn=_as_read,
-        num_workers=split.workers,
-        generator=generator(seed, "order", epoch),
-        pin_memory=device.type == "cuda",
-    )
-    for inputs, targets in loader:
-        yield (
-            split.prepare(inputs.to(device, non_blocking=True)),
-            targets.to(device, non_blocking=True),
+    """Batches on `device`, prepared. Workers draw from generators that seed and epoch determine.
+    `passed_over` is told of files that could not be read."""
+    source = generator(seed, "order", epoch)
+    for inputs, targets, unreadable in _raw(split, batches, device, source):
+        if unreadable:
+            passed_over(unreadable)
+        yield split.prepare(
+            inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         )
+
+
+def _raw(
+    split: Split, batches: Batches, device: torch.device, source: torch.Generator
+) -> Iterator[Read]:
+    if isinstance(split.samples, HeldImages):
+        # A loader would only put its machinery in between.
+        return map(split.samples.__getitems__, batches)
+    return iter(
+        DataLoader(
+            split.samples,  # type: ignore[arg-type]  # read by __getitems__ alone
+            batch_sampler=batches,
+            collate_fn=_as_read,
+            num_workers=split.workers,
+            generator=source,
+            pin_memory=device.type == "cuda",
+        )
+    )
 
 
 def _as_read(batch: Any) -> Any:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder, ImageNet
 
-from archspec import training
+from archspec import data
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.spec import ImageInput
@@ -20,11 +18,21 @@ from runners.augment import (
     OnBatch,
     OnImage,
     batch_augmentation,
+    before_normalising,
+    has_single,
     image_augmentation,
     plain_image,
+    single_augmentation,
 )
-from runners.errors import TrainingError
 from runners.lasso import UnsolvedError, solve
+from runners.samples import (
+    ChangedImages,
+    FileImages,
+    HeldImages,
+    Images,
+    Measurements,
+    NoiseImages,
+)
 from runners.sparse_codes import measured, open_lasso
 
 TEST_EVERY = 5
@@ -33,63 +41,12 @@ TEST_EVERY = 5
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 DIGITS: Statistics = ((0.3053,), (0.3761,))
 CIFAR10_STATISTICS: Statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-
-
-class Samples(Protocol):
-    """Inputs with what the task needs to know of each, read a batch at a time."""
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """A batch, as DataLoader asks for it."""
-
-
-class Images(Samples, Protocol):
-    """Images with labels: bytes, or floats in [0, 1]."""
-
-    @property
-    def labels(self) -> Tensor:
-        """One for each image."""
-
-
-@dataclass(frozen=True)
-class HeldImages:
-    """Images held in memory, (N, C, H, W)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.images[indices], self.labels[indices]
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """Measurements (N, m), and the least value of the Lasso's objective for each (N)."""
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.inputs[indices], self.targets[indices]
-
-
-@dataclass(frozen=True)
-class FileImages:
-    """Images decoded from files each time."""
-
-    paths: tuple[str, ...]
-    labels: Tensor
-    channels: int
-    transform: OnImage
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return torch.stack([self._read(self.paths[i]) for i in indices]), self.labels[indices]
-
-    def _read(self, path: str) -> Tensor:
-        try:
-            with Image.open(path) as image:
-                return self.transform(image.convert("L" if self.channels == 1 else "RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
-            raise TrainingError(f"cannot read the image {path}: {error}") from None
+CIFAR100_STATISTICS: Statistics = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NOISE_STATISTICS: Statistics = ((0.5,), (0.29,))
+IMAGENET_CLASSES = 1000
+NOISE_IMAGES = 64
+"""So many different ones."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +63,7 @@ class DataSet:
     """Mean and standard deviation of each channel, at [0, 1]."""
 
 
-def open_sparse_codes(
-    loaded: Loaded, entry: training.SparseCodes
-) -> tuple[Measurements, Measurements]:
+def open_sparse_codes(loaded: Loaded, entry: data.SparseCodes) -> tuple[Measurements, Measurements]:
     """Make samples for training, and others for the test. Raises `SpecError`."""
     lasso = open_lasso(loaded)
 
@@ -126,18 +81,21 @@ def open_sparse_codes(
         ) from None
 
 
-def open_data_set(loaded: Loaded, entry: training.AnyImages) -> DataSet:
+def open_data_set(loaded: Loaded, entry: data.AnyImages) -> DataSet:
     """Find the spec's data and check it against the input and the task. Raises `SpecError`."""
     given = loaded.spec.input
+    if isinstance(entry, data.FakeImages):
+        return _fake(loaded, entry)
     if not isinstance(given, ImageInput):
         message = f"the data set {entry.kind} holds images, and the input is {given.shape}"
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
-    if isinstance(entry, training.Digits):
+    if isinstance(entry, data.Digits):
         _check(loaded, entry.kind, (1, 8, 8), 10)
         return _digits(entry)
-    if isinstance(entry, training.Cifar10):
-        _check(loaded, entry.kind, (3, 32, 32), 10)
-        return _cifar10(loaded, entry)
+    if isinstance(entry, (data.Cifar10, data.Cifar100)):
+        return _cifar(loaded, entry, CIFAR[entry.kind])
+    if isinstance(entry, data.ImageNet):
+        return _imagenet(loaded, entry, given.sizes)
     return _image_folder(loaded, entry, given.sizes)
 
 
@@ -158,7 +116,7 @@ def _check(loaded: Loaded, kind: str, sizes: tuple[int, ...] | None, classes: in
         raise SpecError(errors)
 
 
-def _digits(entry: training.Digits) -> DataSet:
+def _digits(entry: data.Digits) -> DataSet:
     from sklearn.datasets import load_digits  # slow to import, and needed here alone
 
     bunch = load_digits()
@@ -168,50 +126,133 @@ def _digits(entry: training.Digits) -> DataSet:
     for label in range(len(bunch.target_names)):
         rank[labels == label] = torch.arange(int((labels == label).sum()))
     test = rank % TEST_EVERY == TEST_EVERY - 1
-    held = HeldImages(images[~test], labels[~test])
-    augment = batch_augmentation(entry.augment)
-    return DataSet(held, held, HeldImages(images[test], labels[test]), augment, DIGITS)
+    learned_from, held_out = (HeldImages(images[part], labels[part]) for part in (~test, test))
+    return _held(entry, learned_from, held_out, DIGITS)
 
 
-def _cifar10(loaded: Loaded, entry: training.Cifar10) -> DataSet:
+def _held(
+    entry: data.LabelledImages, images: HeldImages, test: HeldImages, statistics: Statistics
+) -> DataSet:
+    """Images in memory: augmented a batch at a time, where every augmentation can be."""
+    augment = before_normalising(entry.augment)
+    if not has_single(augment):
+        return DataSet(images, images, test, batch_augmentation(augment), statistics)
+    height, width = images.images.shape[-2:]
+    changed = ChangedImages(images, single_augmentation(augment, (height, width)))
+    return DataSet(changed, images, test, batch_augmentation(()), statistics)
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """One of the two."""
+
+    name: str
+    folder: str
+    """That its archive unpacks to."""
+    classes: int
+    statistics: Statistics
+    open: type[CIFAR10]
+
+
+CIFAR = {
+    "cifar10": Cifar("CIFAR-10", "cifar-10-batches-py", 10, CIFAR10_STATISTICS, CIFAR10),
+    "cifar100": Cifar("CIFAR-100", "cifar-100-python", 100, CIFAR100_STATISTICS, CIFAR100),
+}
+
+
+def _cifar(loaded: Loaded, entry: data.Cifar10 | data.Cifar100, kind: Cifar) -> DataSet:
+    _check(loaded, entry.kind, (3, 32, 32), kind.classes)
     try:
         sets = [
-            CIFAR10(entry.root, train=train, download=entry.download) for train in (True, False)
+            kind.open(entry.root, train=train, download=entry.download) for train in (True, False)
         ]
     # torchvision raises RuntimeError for absent or damaged files, OSError for a lost connection.
     except (RuntimeError, OSError) as error:
-        message = f"CIFAR-10 is not in {entry.root}"
+        message = f"{kind.name} is not in {entry.root}"
         if entry.download:
             message += f", and cannot be downloaded: {error}"
-        span = loaded.tree.where(("data", "cifar10", "root"))
+        span = loaded.tree.where(("data", entry.kind, "root"))
         help = (
-            f"put the folder cifar-10-batches-py of the Python version into {entry.root}, or name "
-            "where it is: --set data.cifar10.root=FOLDER"
+            f"put the folder {kind.folder} of the Python version into {entry.root}, or name "
+            f"where it is: --set data.{entry.kind}.root=FOLDER"
         )
         raise SpecError([Diagnostic("E601", message, span, help)]) from None
     train, test = (
         HeldImages(torch.from_numpy(s.data).permute(0, 3, 1, 2), torch.tensor(s.targets))
         for s in sets
     )
-    return DataSet(train, train, test, batch_augmentation(entry.augment), CIFAR10_STATISTICS)
+    return _held(entry, train, test, kind.statistics)
 
 
-def _image_folder(loaded: Loaded, entry: training.ImageFolder, sizes: tuple[int, ...]) -> DataSet:
-    channels, height, width = sizes
+def _fake(loaded: Loaded, entry: data.FakeImages) -> DataSet:
+    """Noise of any shape, in every class as often."""
+    sizes, classes = loaded.spec.input.shape.sizes, loaded.spec.task.sizes.get("classes")
+    if classes is None or (entry.augment and len(sizes) != 3):
+        what = "labels of a task that classifies" if classes is None else "augmentation of images"
+        message = f"fake data has {what} alone"
+        raise SpecError([Diagnostic("E602", message, loaded.tree.where(("data", "fake")))])
+    source = torch.Generator().manual_seed(0)
+    few = torch.randint(0, 256, (NOISE_IMAGES, *sizes), dtype=torch.uint8, generator=source)
+    counts = (entry.samples, entry.tests)
+    train, test = (NoiseImages(few, torch.arange(count) % classes) for count in counts)
+    if has_single(entry.augment):
+        message = "fake data is not augmented image by image"
+        span = loaded.tree.where(("data", "fake", "augment"))
+        raise SpecError([Diagnostic("E602", message, span)])
+    augment = batch_augmentation(before_normalising(entry.augment))
+    return DataSet(train, train, test, augment, NOISE_STATISTICS)
+
+
+def _imagenet(loaded: Loaded, entry: data.ImageNet, sizes: tuple[int, ...]) -> DataSet:
+    _check(loaded, entry.kind, None, IMAGENET_CLASSES)
+    _check_channels(loaded, sizes[0])
+    try:
+        train, test = (ImageNet(entry.root, split) for split in ("train", "val"))
+    except (RuntimeError, OSError) as error:
+        span = loaded.tree.where(("data", entry.kind, "root"))
+        message = f"ImageNet is not in {entry.root}: {str(error).splitlines()[0]}"
+        help = (
+            "its terms of use let only a person fetch it: sign in at image-net.org and put "
+            "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
+            "into that folder; for one that is unpacked already use `image_folder`"
+        )
+        raise SpecError([Diagnostic("E601", message, span, help)]) from None
+    return _files(loaded, entry, train, test, sizes, IMAGENET_STATISTICS)
+
+
+def _image_folder(loaded: Loaded, entry: data.ImageFolder, sizes: tuple[int, ...]) -> DataSet:
+    _check_channels(loaded, sizes[0])
+    train, test = _open_folders(loaded, entry)
+    _check(loaded, entry.kind, None, len(train.classes))
+    statistics = _folder_statistics(loaded, entry, sizes[0])
+    return _files(loaded, entry, train, test, sizes, statistics)
+
+
+def _check_channels(loaded: Loaded, channels: int) -> None:
     if channels not in (1, 3):
         message = f"image files have 1 channel (grey) or 3, and the input {channels}"
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
-    train, test = _open_folders(loaded, entry)
-    _check(loaded, entry.kind, None, len(train.classes))
-    statistics = _folder_statistics(loaded, entry, channels)
+
+
+def _files(
+    loaded: Loaded,
+    entry: data.ImageFiles,
+    train: ImageFolder,
+    test: ImageFolder,
+    sizes: tuple[int, ...],
+    statistics: Statistics,
+) -> DataSet:
+    """Images in files, augmented one by one as they are decoded."""
+    channels, height, width = sizes
 
     def images(folder: ImageFolder, transform: OnImage) -> FileImages:
         paths = tuple(path for path, _ in folder.samples)
-        return FileImages(paths, torch.tensor(folder.targets), channels, transform)
+        return FileImages(paths, torch.tensor(folder.targets), channels, transform, entry.strict)
 
+    augment = before_normalising(entry.augment)
     plain = plain_image((height, width))
     return DataSet(
-        images(train, image_augmentation(entry.augment, (height, width))),
+        images(train, image_augmentation(augment, (height, width))),
         images(train, plain),
         images(test, plain),
         batch_augmentation(()),
@@ -219,7 +260,7 @@ def _image_folder(loaded: Loaded, entry: training.ImageFolder, sizes: tuple[int,
     )
 
 
-def _open_folders(loaded: Loaded, entry: training.ImageFolder) -> tuple[ImageFolder, ImageFolder]:
+def _open_folders(loaded: Loaded, entry: data.ImageFolder) -> tuple[ImageFolder, ImageFolder]:
     span = loaded.tree.where(("data", "image_folder", "path"))
     root = Path(entry.path)
     tests = [name for name in ("test", "val") if (root / name).is_dir()]
@@ -243,7 +284,7 @@ def _open_folders(loaded: Loaded, entry: training.ImageFolder) -> tuple[ImageFol
     return train, test
 
 
-def _folder_statistics(loaded: Loaded, entry: training.ImageFolder, channels: int) -> Statistics:
+def _folder_statistics(loaded: Loaded, entry: data.ImageFolder, channels: int) -> Statistics:
     errors = []
     found: list[tuple[float, ...]] = []
     for name, values in (("mean", entry.mean), ("std", entry.std)):

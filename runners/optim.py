@@ -14,13 +14,16 @@ from archspec import training
 def learning_rate(recipe: training.Train, step: int, steps_per_epoch: int) -> float:
     """The learning rate of a step, counted from 0 over the whole run.
 
-    It rises linearly over the warm-up, reaches its height at the warm-up's last step, and falls
-    along half a cosine that would meet `final_learning_rate` one step after the last.
+    It rises linearly over the warm-up and reaches its height at the warm-up's last step. A cosine
+    would meet `final_learning_rate` one step after the last.
     """
     # At most half of the run, so that one cut short by `train.epochs` still falls.
     warmup = round(min(recipe.warmup, recipe.epochs / 2) * steps_per_epoch)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
+    if isinstance(recipe.schedule, training.Steps):
+        passed = sum(step >= round(epoch * steps_per_epoch) for epoch in recipe.schedule.at)
+        return recipe.learning_rate * float(recipe.schedule.factor**passed)
     fallen = (step - warmup) / (recipe.epochs * steps_per_epoch - warmup)
     height = recipe.learning_rate - recipe.final_learning_rate
     return recipe.final_learning_rate + height * (1 + math.cos(math.pi * fallen)) / 2

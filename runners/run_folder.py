@@ -128,6 +128,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def unreadable(self) -> Path:
+        """Files of the data set that were passed over, and why; not there where none was."""
+        return self.path / "unreadable.json"
+
+    @property
     def tensorboard(self) -> Path:
         """A folder of TensorBoard's files."""
         return self.path / "tensorboard"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archspec.data import SparseCodes
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.spec import FeaturesInput
-from archspec.training import SparseCode, SparseCodes
+from archspec.training import SparseCode
 from runners.lasso import Lasso
 from runners.randomness import Purpose, generator
 

@@ -78,7 +78,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy; targets are labels (B)."""
+    """Cross-entropy; targets are labels (B), or of mixed images the share of each class (B, K)."""
 
     label_smoothing: float = 0.0
     metric: Metric = ACCURACY
@@ -96,7 +96,8 @@ def _classified(model: Model, batch: Batch, label_smoothing: float) -> Outcome:
     inputs, labels = batch
     logits = model(inputs)
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return Outcome(loss, int((logits.argmax(1) == labels).sum()))
+    largest = labels if labels.ndim == 1 else labels.argmax(1)
+    return Outcome(loss, int((logits.argmax(1) == largest).sum()))
 
 
 @dataclass(frozen=True)

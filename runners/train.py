@@ -13,9 +13,10 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from archspec.data import AnyData
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import AnyData, Train
+from archspec.training import Train
 from runners.checkpoint import (
     Best,
     Parts,
@@ -45,6 +46,7 @@ from runners.run_folder import (
 )
 from runners.start import start_from
 from runners.tasks import Task, open_task
+from runners.unreadable import PassedOver, passed_over
 
 RECIPE = "train: {epochs: 60, batch: 64, learning_rate: 2e-3}"
 """What a user without one is shown."""
@@ -70,7 +72,8 @@ def train(
     if recipe.start_from is not None and not folder.checkpoint.is_file():
         start_from(Path(recipe.start_from), model, loaded)
     with opened(folder, loaded, who):
-        run = Run(folder, who, recipe, task, data, set_up(fabric, model, recipe))
+        parts, unreadable = set_up(fabric, model, recipe), passed_over(folder.unreadable)
+        run = Run(folder, who, recipe, task, data.on(fabric.device), parts, unreadable)
         standing = go_on(run)
         standing = train_on(run, standing, quiet)
         result = conclude(run, standing)
@@ -88,6 +91,7 @@ class Run:
     task: Task
     data: Data
     parts: Parts
+    unreadable: PassedOver
 
 
 def recipe_and_data(loaded: Loaded) -> tuple[Train, AnyData]:
@@ -170,8 +174,9 @@ def one_epoch(run: Run, standing: Standing, watcher: Watcher, board: SummaryWrit
         recipe,
         standing.epochs,
         lambda score: watcher.step(glance(score)),
+        run.unreadable.note,
     )
-    validated = evaluate(parts, task, run.data.validation, recipe.batch)
+    validated = evaluate(parts, task, run.data.validation, recipe.batch, run.unreadable.note)
     if not math.isfinite(validated.loss):
         raise TrainingError(f"the validation loss is {validated.loss} after epoch {epoch}")
     seconds = time.perf_counter() - began
@@ -200,7 +205,9 @@ def report(
         f"validation_{metric}": validated.measured,
         "learning_rate": run.parts.optimizer.param_groups[0]["lr"],
         "seconds": seconds,
+        "data_seconds": trained.waited,
         "samples_per_second": trained.samples_per_second,
+        "unreadable_files": len(run.unreadable.known),
         "memory_bytes": used.bytes,
     }
     drifts = drift_scalars(run.parts, run.data.validation)
@@ -218,7 +225,7 @@ def conclude(run: Run, standing: Standing) -> TrainResult:
     parts, folder = run.parts, run.folder
     save_weights(folder.last, parts.model)
     load_weights(folder.best, parts.model)
-    tested = evaluate(parts, run.task, run.data.test, run.recipe.batch)
+    tested = evaluate(parts, run.task, run.data.test, run.recipe.batch, run.unreadable.note)
     return TrainResult(
         metric=run.task.metric.name,
         test_metric=tested.measured,

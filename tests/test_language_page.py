@@ -8,11 +8,13 @@ from typing import get_args
 
 import pytest
 
+from archspec.augmentation import AnyAugmentation
+from archspec.data import AnyData
 from archspec.layers import AnyLayer
 from archspec.maps import AnyMap
 from archspec.onekey import kinds_of
 from archspec.spec import AnyInput
-from archspec.training import AnyAugmentation, AnyData, AnyOptimizer, AnyTask
+from archspec.training import AnyOptimizer, AnyTask
 
 PAGE = (Path(__file__).parents[1] / "docs" / "language.md").read_text(encoding="utf-8")
 KINDS = [

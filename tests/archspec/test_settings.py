@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from archspec.data import Digits
 from archspec.diagnostics import SpecError
 from archspec.loading import load
 from archspec.spec import Learned
-from archspec.training import Digits, Sgd
+from archspec.training import Sgd
 
 NAME = "momrev_vit_digits"
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from archspec.training import (
+from archspec.augmentation import (
     AnyAugmentation,
     HorizontalFlip,
     RandomAffine,

@@ -15,6 +15,7 @@ from archspec.diagnostics import SpecError
 from archspec.loading import Loaded
 from runners.data import Data, in_order, open_data, read, shuffled
 from runners.errors import TrainingError
+from runners.unreadable import passed_over
 
 Tiny = Callable[..., Loaded]
 CPU = torch.device("cpu")
@@ -256,9 +257,87 @@ def test_statistics_need_a_number_for_each_channel(tiny: Tiny, tmp_path: Path) -
     assert "`std` needs one positive number for each of 3 channels" in text
 
 
-def test_a_damaged_image_is_named(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_damaged_image_ends_a_strict_run(tiny: Tiny, tmp_path: Path) -> None:
     damaged = write_folder(tmp_path) / "test" / "green" / "0.jpg"
     damaged.write_bytes(b"not an image")
-    split = opened(folder_spec(tiny, tmp_path)).test
-    with pytest.raises(TrainingError, match=r"cannot read the image .*0\.jpg"):
+    split = opened(folder_spec(tiny, tmp_path, strict=True)).test
+    with pytest.raises(TrainingError, match=r"cannot read the image .*0\.jpg: "):
         list(read(split, in_order(split, 6), CPU))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_passed_over_and_named(tiny: Tiny, tmp_path: Path, workers: int) -> None:
+    damaged = write_folder(tmp_path) / "test" / "green" / "0.jpg"
+    damaged.write_bytes(b"not an image")
+    split = opened(folder_spec(tiny, tmp_path, workers=workers)).test
+    met: dict[str, str] = {}
+    batches = read(split, in_order(split, 4), CPU, passed_over=met.update)
+    labels = [labels.tolist() for _, labels in batches]
+    assert labels == [[0, 0, 1], [1, 1]]
+    assert list(met) == [str(damaged)]
+    assert "cannot identify" in met[str(damaged)]
+
+
+def test_a_batch_of_damaged_images_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
+    for file in (write_folder(tmp_path) / "test" / "green").iterdir():
+        file.write_bytes(b"")
+    split = opened(folder_spec(tiny, tmp_path)).test
+    with pytest.raises(TrainingError, match="nor any other of its 3-image batch"):
+        list(read(split, in_order(split, 3), CPU))
+
+
+def test_what_was_passed_over_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = passed_over(tmp_path / "unreadable.json")
+    found.note({"a.jpg": "cut short"})
+    found.note({"a.jpg": "cut short", "b.jpg": "no image"})
+    assert [record.getMessage().split()[4] for record in caplog.records] == ["a.jpg,", "b.jpg,"]
+    again = passed_over(tmp_path / "unreadable.json")
+    assert again.known == {"a.jpg": "cut short", "b.jpg": "no image"}
+
+
+# CIFAR-100, fake data ----------------------------------------------------------------------------
+
+
+def test_cifar100_is_read(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name, count in (("train", 400), ("test", 100)):
+        content = {
+            "data": np.zeros((count, 3072), dtype=np.uint8),
+            "fine_labels": [i % 100 for i in range(count)],
+        }
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": list("abc")}))
+    entry = {"cifar100": {"root": str(tmp_path), "download": False, "validation": 0.25}}
+    loaded = tiny(input=CIFAR, data=entry, task={"classify": {"classes": 100}})
+    assert "CIFAR-100 is not in" in refusal(loaded)  # its checksums are not those of the archive
+
+
+def test_fake_data_is_of_any_shape(tiny: Tiny) -> None:
+    entry = {
+        "fake": {"samples": 40, "validation": 0.25, "tests": 7, "augment": ["horizontal_flip"]}
+    }
+    data = opened(tiny(input={"image": [3, 8, 8]}, data=entry))
+    assert (len(data.training), len(data.validation), len(data.test)) == (30, 10, 7)
+    images, labels = next(iter(read(data.test, in_order(data.test, 7), CPU)))
+    assert images.shape == (7, 3, 8, 8)
+    assert labels.tolist() == list(range(7))
+    assert images.mean().abs() < 0.2
+
+
+def test_imagenet_says_who_can_fetch_it(tiny: Tiny, tmp_path: Path) -> None:
+    entry = {"imagenet": str(tmp_path / "none")}
+    loaded = tiny(input=CIFAR, data=entry, task={"classify": {"classes": 1000}})
+    text = refusal(loaded)
+    assert "E601" in text
+    assert "sign in at image-net.org" in text
+
+
+def test_repeated_augmentation_repeats_images(tiny: Tiny) -> None:
+    data = opened(tiny("data.digits.repeat=3"))
+    order = [index for batch in shuffled(data.training, 60, 0, 0) for index in batch]
+    assert len(order) == 1297 // 60 * 60
+    assert all(len(set(order[i : i + 3])) == 1 for i in range(0, len(order), 3))
+    assert len(set(order)) == len(order) // 3

@@ -46,7 +46,7 @@ def test_runs_are_the_same_as_without(
     train(loaded, tmp_path / "without", device="cpu", quiet=True)
     for name in ("best.safetensors", "last.safetensors"):
         assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
-    clock = ("seconds", "samples_per_second", "memory_bytes", *NAMES)
+    clock = ("seconds", "data_seconds", "samples_per_second", "memory_bytes", *NAMES)
     one, other = (
         [{k: v for k, v in line.items() if k not in clock} for line in lines(tmp_path / folder)]
         for folder in ("with", "without")

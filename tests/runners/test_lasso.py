@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import archspec
-from archspec.training import SparseCodes
+from archspec.data import SparseCodes
 from compiler.functions.pointwise import SoftThreshold
 from runners.lasso import Lasso, ista, soft_threshold, solve, start_at_ista
 from runners.sparse_codes import dictionary, measured

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from archspec.training import AdamW, Sgd, Train
+from archspec.training import AdamW, Sgd, Steps, Train
 from runners.optim import build_optimizer, learning_rate, parameter_groups
 
 RECIPE = Train(epochs=10, batch=4, learning_rate=1.0, warmup=2, final_learning_rate=0.1)
@@ -27,6 +27,12 @@ RECIPE = Train(epochs=10, batch=4, learning_rate=1.0, warmup=2, final_learning_r
 )
 def test_warm_up_and_cosine(step: int, expected: float) -> None:
     assert learning_rate(RECIPE, step, 4) == pytest.approx(expected)
+
+
+def test_steps_divide_the_rate() -> None:
+    recipe = RECIPE.model_copy(update={"schedule": Steps(at=(5, 7.5), factor=0.2)})
+    rates = [learning_rate(recipe, step, 4) for step in (7, 8, 19, 20, 29, 30, 39)]
+    assert rates == pytest.approx([1, 1, 1, 0.2, 0.2, 0.04, 0.04])
 
 
 def test_the_rate_only_falls_after_the_warm_up() -> None:

@@ -56,7 +56,7 @@ def comparable(result: TrainResult) -> tuple[float, ...]:
 
 
 def records(folder: Path) -> list[dict[str, object]]:
-    clock = {"seconds", "samples_per_second", "memory_bytes"}
+    clock = {"seconds", "data_seconds", "samples_per_second", "memory_bytes"}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 

@@ -45,6 +45,7 @@ def test_a_run_learns_and_leaves_its_files(tiny: Tiny, tmp_path: Path) -> None:
     assert set(records[0]) == {
         "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
         "learning_rate", "seconds", "samples_per_second", "memory_bytes", "memory_kind",
+        "data_seconds", "unreadable_files",
     }  # fmt: skip
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("validation/accuracy")] == [1, 2, 3, 4, 5, 6]
@@ -70,9 +71,9 @@ def test_the_test_set_is_read_once_after_training(
     seen = []
     evaluate = module.evaluate
 
-    def watched(parts: object, task: object, split: object, batch: int) -> object:
+    def watched(parts: object, task: object, split: object, *rest: object) -> object:
         seen.append(len(split))  # type: ignore[arg-type]
-        return evaluate(parts, task, split, batch)  # type: ignore[arg-type]
+        return evaluate(parts, task, split, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "evaluate", watched)
     train(tiny(), tmp_path, quiet=True)

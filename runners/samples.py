@@ -1,0 +1,121 @@
+"""Inputs with what the task needs to know of each, read a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from runners.errors import TrainingError
+
+Unreadable = dict[str, str]
+"""Files that were passed over, and why."""
+Read = tuple[Tensor, Tensor, Unreadable]
+"""Inputs (B, …), targets (B, …), and what could not be read, which B leaves out."""
+
+
+class Samples(Protocol):
+    """What a batch is read from."""
+
+    def __getitems__(self, indices: list[int]) -> Read:
+        """A batch, as DataLoader asks for it."""
+
+
+class Images(Samples, Protocol):
+    """Images with labels: bytes, or floats in [0, 1]."""
+
+    @property
+    def labels(self) -> Tensor:
+        """One for each image."""
+
+
+@dataclass(frozen=True)
+class HeldImages:
+    """Images held in memory, (N, C, H, W), of any device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __getitems__(self, indices: list[int]) -> Read:
+        places = torch.tensor(indices, device=self.images.device)
+        return self.images[places], self.labels[places], {}
+
+    def on(self, device: torch.device) -> HeldImages:
+        """The same images on a device, from which batches are then read without a copy."""
+        return HeldImages(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class ChangedImages:
+    """Images held in memory, each changed as it is read."""
+
+    held: HeldImages
+    change: Callable[[Tensor], Tensor]
+    """Of one image (C, H, W)."""
+
+    @property
+    def labels(self) -> Tensor:
+        return self.held.labels
+
+    def __getitems__(self, indices: list[int]) -> Read:
+        images, labels, _ = self.held.__getitems__(indices)
+        return torch.stack([self.change(image) for image in images]), labels, {}
+
+
+@dataclass(frozen=True)
+class NoiseImages:
+    """Images of noise, a few of them over and over: to profile with."""
+
+    few: Tensor
+    """(n, C, …) bytes."""
+    labels: Tensor
+
+    def __getitems__(self, indices: list[int]) -> Read:
+        places = torch.tensor(indices)
+        return self.few[places % len(self.few)], self.labels[places], {}
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images decoded from files each time."""
+
+    paths: tuple[str, ...]
+    labels: Tensor
+    channels: int
+    transform: Callable[[Image.Image], Tensor]
+    strict: bool
+    """Whether a file that cannot be decoded ends the run; else it is left out."""
+
+    def __getitems__(self, indices: list[int]) -> Read:
+        images, kept, unreadable = [], [], {}
+        for index in indices:
+            path = self.paths[index]
+            try:
+                images.append(self._decoded(path))
+                kept.append(index)
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
+                unreadable[path] = str(error) or type(error).__name__
+        if unreadable and (self.strict or not kept):
+            path, why = next(iter(unreadable.items()))
+            others = "" if self.strict else f", nor any other of its {len(indices)}-image batch"
+            raise TrainingError(f"cannot read the image {path}{others}: {why}")
+        return torch.stack(images), self.labels[kept], unreadable
+
+    def _decoded(self, path: str) -> Tensor:
+        with Image.open(path) as image:
+            return self.transform(image.convert("L" if self.channels == 1 else "RGB"))
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measurements (N, m), and the least value of the Lasso's objective for each (N)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __getitems__(self, indices: list[int]) -> Read:
+        return self.inputs[indices], self.targets[indices], {}
