@@ -1,0 +1,25 @@
+"""docs/compare.md: the study that it shows is one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from archspec.loading import zoo
+from archspec.study import load_study
+from runners.comparison.arms import open_arms
+
+PAGE = (Path(__file__).parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
+
+
+def test_the_study_of_the_page_opens(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "gammas.yaml"
+    path.write_text(text, encoding="utf-8")
+    arms = open_arms(load_study(path))
+    assert [arm.label for arm in arms] == ["Rev-ViT", "gamma 0.5", "gamma 0.9"]
+
+
+def test_the_shipped_studies_are_named() -> None:
+    for path in (zoo() / "studies").glob("*.yaml"):
+        assert f"`{path.stem}`" in PAGE or f" {path.stem}`" in PAGE
