@@ -36,6 +36,12 @@ def memory(device: torch.device) -> Memory:
     return Memory(psutil.Process().memory_info().rss, "process RSS")
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let the peak of a GPU begin anew: several runs may share a process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 @dataclass(frozen=True)
 class Glance:
     """A moment of training."""

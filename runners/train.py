@@ -32,7 +32,7 @@ from runners.drift_log import drift_scalars
 from runners.errors import TrainingError
 from runners.loop import Score, evaluate, train_epoch
 from runners.optim import build_optimizer
-from runners.progress import Glance, Watcher, memory, watching
+from runners.progress import Glance, Watcher, forget_peak, memory, watching
 from runners.run_folder import (
     Identity,
     RunFolder,
@@ -64,6 +64,7 @@ def train(
     if (result := finished(folder, who)) is not None:
         return result
     fabric = open_fabric(loaded, recipe, device)
+    forget_peak(fabric.device)
     task = open_task(loaded)
     data = open_data(loaded, entry, recipe.seed)
     torch.manual_seed(recipe.seed)
