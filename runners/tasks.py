@@ -35,10 +35,18 @@ class Metric:
         return format(value, self.form)
 
     def difference_text(self, value: float) -> str:
-        """Of a difference of two values; of shares, in points of a hundred."""
-        if self.form.endswith("%"):
-            return f"{100 * value:+.2f} points"
-        return format(value, f"+{self.form}")
+        """Of a difference of two values, in `unit`s."""
+        return f"{100 * value:+.2f}" if self.is_share else format(value, f"+{self.form}")
+
+    @property
+    def unit(self) -> str:
+        """Of a difference: of shares, points of a hundred."""
+        return " points" if self.is_share else ""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether values are from 0 to 1, and told by the hundred."""
+        return self.form.endswith("%")
 
     def better(self, value: float, than: float) -> bool:
         return value > than if self.higher_is_better else value < than

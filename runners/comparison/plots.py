@@ -102,8 +102,10 @@ def _scatter(axes: Axes, report: Report, cost: Callable[[Row], float | None], la
 
 
 def _finish(axes: Axes, report: Report) -> None:
-    if METRICS[report.metric].form.endswith("%"):
+    if METRICS[report.metric].is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0), min(high, 1))  # an interval of few seeds may reach beyond
     else:
         axes.set_yscale("log")
     if axes.get_legend_handles_labels()[0]:

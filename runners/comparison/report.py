@@ -221,7 +221,8 @@ def finding(row: Row, report: Report) -> str:
         other = "the baseline" if row.label == report.baseline else "nothing to compare with"
         return f"{row.label}: test {metric.name} {metric.text(row.test.mean)}, {other}."
     change = row.difference
-    said = f"{row.label}: {metric.difference_text(change.mean)} beside {report.baseline}"
+    points = f"{metric.difference_text(change.mean)}{metric.unit}"
+    said = f"{row.label}: {points} beside {report.baseline}"
     if change.low is None or change.high is None:
         return f"{said}, from one seed, which says nothing of chance."
     interval = f"{metric.difference_text(change.low)} to {metric.difference_text(change.high)}"

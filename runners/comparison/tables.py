@@ -32,7 +32,7 @@ def _results(report: Report) -> Table:
     metric = METRICS[report.metric]
 
     def difference(found: Estimate | None) -> str:
-        return _interval(found, metric.difference_text)
+        return _interval(found, metric.difference_text, metric.unit)
 
     return Table(
         f"Test {metric.name}",
@@ -75,7 +75,7 @@ def _speed(report: Report) -> Table:
                 _duration(row.seconds),
                 *(
                     f"{target.epochs:.1f} epochs, {_duration(target.seconds)}"
-                    + ("" if target.reached == len(row.runs) else f" ({target.reached} runs)")
+                    + ("" if target.reached == len(row.runs) else f" (of {target.reached})")
                     if target.epochs is not None
                     else NONE
                     for target in row.targets
@@ -129,12 +129,12 @@ def _costs(report: Report) -> Table:
     )
 
 
-def _interval(found: Estimate | None, text: Callable[[float], str]) -> str:
+def _interval(found: Estimate | None, text: Callable[[float], str], unit: str = "") -> str:
     if found is None:
         return NONE
     if found.low is None or found.high is None:
-        return text(found.mean)
-    return f"{text(found.mean)} ({text(found.low)} to {text(found.high)})"
+        return f"{text(found.mean)}{unit}"
+    return f"{text(found.mean)}{unit} ({text(found.low)} to {text(found.high)})"
 
 
 def _duration(seconds: float | None) -> str:
