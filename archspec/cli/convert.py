@@ -188,9 +188,12 @@ def _write(network: Network, path: Path, label: str) -> None:
 def _say_what_is_next(spec: str, settings: tuple[str, ...], loaded: Loaded, path: Path) -> None:
     import shlex
 
+    from archspec.dumping import scalar_text
+
     if loaded.spec.train is None or loaded.spec.data is None:
         return
     if loaded.spec.train.start_from != str(path):
-        settings = (*settings, f"train.start_from={path}")
+        settings = (*settings, f"train.start_from={scalar_text(str(path))}")
     given = [part for setting in settings for part in ("--set", setting)]
+    given += [part for package in loaded.packages for part in ("--allow-modules", package)]
     click.echo(f"next: {shlex.join(['archspec', 'train', spec, *given])}")

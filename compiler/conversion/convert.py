@@ -56,7 +56,9 @@ def convert(
     if resize_positions and POSITIONS in found:
         found[POSITIONS] = resized(found[POSITIONS], ours[POSITIONS].shape[1])
     _refuse_other_shapes(found, ours)
-    return {name: found[name].detach().to(like.dtype).contiguous() for name, like in ours.items()}
+    cast = {name: found[name].detach().to(like.dtype).contiguous() for name, like in ours.items()}
+    check_finite(cast)
+    return cast
 
 
 def paired(
@@ -129,6 +131,13 @@ def _refuse_other_shapes(found: Mapping[str, Tensor], ours: Mapping[str, Tensor]
     elif other == [POSITIONS]:
         lines.append("--resize-positions interpolates the embeddings of positions")
     raise ConversionError("\n".join(lines))
+
+
+def check_finite(found: Mapping[str, Tensor]) -> None:
+    """Raises `ConversionError` for values that are no finite numbers in our dtypes."""
+    odd = [name for name, value in found.items() if not value.isfinite().all()]
+    if odd:
+        raise ConversionError(f"values are not finite, or too large for the spec's: {_listed(odd)}")
 
 
 def _sizes(value: Tensor) -> str:

@@ -72,12 +72,16 @@ def _is_file(name: str) -> bool:
     return path.suffix in (".safetensors", *PICKLED) or path.is_file()
 
 
+def _loaded(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, by name, on the CPU. Code in it is not run. Raises `SourceError`."""
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        found: Any = _loaded(path)
     except FileNotFoundError:
         raise SourceError(f"there is no file {path}") from None
     except Exception as error:  # a file of something else raises whatever its first bytes lead to
@@ -88,7 +92,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise SourceError(f"{path} holds something else than tensors by their names")
-    return {str(name): value for name, value in found.items()}
+    tensors = {str(name): value for name, value in found.items()}
+    _refuse_odd(path, tensors)
+    return tensors
+
+
+def _refuse_odd(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises `SourceError` for tensors that are no plain arrays in memory, or no real numbers."""
+    for name, value in tensors.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise SourceError(f"{path}: `{name}` is no plain tensor with values")
+        counter = value.dtype in (torch.int32, torch.int64) and value.dim() == 0  # of batch norms
+        if not value.dtype.is_floating_point and not counter:
+            raise SourceError(f"{path}: `{name}` has numbers of {value.dtype}, and no weights")
 
 
 def _torchvision(name: str) -> nn.Module | None:

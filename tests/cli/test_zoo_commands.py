@@ -101,8 +101,11 @@ def test_list_says_what_is_not_there(archspec, arguments, said) -> None:
 
 @pytest.mark.parametrize("loaded", SHIPPED, ids=lambda loaded: loaded.spec.name)
 def test_counting_each_function_once_gives_the_cost_of_all_layers(loaded: Loaded) -> None:
-    if sum(stage.depth for stage in loaded.spec.stages.values()) > 30:
-        pytest.skip("takes long")
+    """Deep networks are cut to 3 layers in each stage: all of theirs take long."""
+    depths = {name: stage.depth for name, stage in loaded.spec.stages.items()}
+    if sum(depths.values()) > 30:
+        cut = [f"stages.{name}.depth=3" for name, depth in depths.items() if depth > 3]
+        loaded = load(loaded.spec.name, cut)
     cost = costs(resolve(loaded)).values()
     assert size_of(resolve(loaded)).macs == sum(part.macs or 0 for part in cost)
 

@@ -177,7 +177,7 @@ PROOFS = (
     Proof(
         "Hamiltonian",
         "zoo/test_hamiltonian.py",
-        "stages are the equations of the paper",
+        "outputs and gradients are those of plain PyTorch, written from the equations",
         ("hamiltonian74_cifar10", "hamiltonian218_cifar10"),
     ),
     Proof(
@@ -189,13 +189,13 @@ PROOFS = (
     Proof(
         "midpoint",
         "zoo/test_hamiltonian.py",
-        "stages are the equations of the paper",
+        "outputs and gradients are those of plain PyTorch, written from the equations",
         ("midpoint26_cifar10", "midpoint62_cifar10"),
     ),
     Proof(
         "leapfrog",
         "zoo/test_hamiltonian.py",
-        "stages are the equations of the paper",
+        "outputs and gradients are those of plain PyTorch, written from the equations",
         ("leapfrog26_cifar10", "leapfrog62_cifar10"),
     ),
     Proof(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
+from by_hand import Streams, Weights, assert_network, assert_stage, shaken
+from conv_equations import batch_normed, classified, convolved
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,12 +20,13 @@ from archspec.training import Train
 from compiler.memory import StepMemory, step_memory
 from compiler.network import Network
 from compiler.resolve import resolve
-from compiler.stage import Stage
 from runners.checkpoint import Parts
 from runners.loop import take_step
 from runners.tasks import ACCURACY, Batch, Outcome
 
-STAGES = ("fine", "middle", "coarse")
+WIDTHS = {"fine": 8, "middle": 16, "coarse": 24}
+"""Channels of each stage, where a network is made small."""
+STAGES = tuple(WIDTHS)
 H = 0.1
 UNITS = {
     "hamiltonian74_cifar10": 6,
@@ -49,39 +52,84 @@ def test_depths_are_those_in_the_names(name: str) -> None:
 # The equations ------------------------------------------------------------------------------------
 
 
-def pair(function: nn.Module, image: Tensor) -> Tensor:
+def pair(w: Weights, name: str, image: Tensor) -> Tensor:
     """K^T s(K x + b), the transpose as the gradient of K's convolution."""
-    layer: Any = function.get_submodule("transpose_pair")
-    inner = functional.conv2d(image, layer.kernel, layer.bias, padding=1).relu()
-    return torch.nn.grad.conv2d_input(list(image.shape), layer.kernel, inner, padding=1)
+    kernel, bias = (w[f"{name}.transpose_pair.{part}"] for part in ("kernel", "bias"))
+    inner = functional.conv2d(image, kernel, bias, padding=1).relu()
+    return torch.nn.grad.conv2d_input(list(image.shape), kernel, inner, padding=1)
 
 
-def antisymmetric(function: nn.Module, image: Tensor) -> Tensor:
+def antisymmetric(w: Weights, name: str, image: Tensor) -> Tensor:
     """s((K - K^T) x + b), the transpose as the gradient of K's convolution."""
-    layer: Any = function.get_submodule("antisymmetric")
-    forth = functional.conv2d(image, layer.kernel, layer.bias, padding=1)
-    back = torch.nn.grad.conv2d_input(list(image.shape), layer.kernel, image, padding=1)
+    kernel, bias = (w[f"{name}.antisymmetric.{part}"] for part in ("kernel", "bias"))
+    forth = functional.conv2d(image, kernel, bias, padding=1)
+    back = torch.nn.grad.conv2d_input(list(image.shape), kernel, image, padding=1)
     return (forth - back).relu()
 
 
-def hamiltonian_layer(layer: Any, y: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-    y = y + H * pair(layer.F, z)
-    return y, z - H * pair(layer.G, y)
+def hamiltonian_layer(w: Weights, layer: str, y: Tensor, z: Tensor) -> Streams:
+    y = y + H * pair(w, f"{layer}.F", z)
+    return y, z - H * pair(w, f"{layer}.G", y)
 
 
-def midpoint_layer(layer: Any, before: Tensor, now: Tensor) -> tuple[Tensor, ...]:
-    return now, before + 2 * H * antisymmetric(layer.F, now)
+def midpoint_layer(w: Weights, layer: str, before: Tensor, now: Tensor) -> Streams:
+    return now, before + 2 * H * antisymmetric(w, f"{layer}.F", now)
 
 
-def leapfrog_layer(layer: Any, before: Tensor, now: Tensor) -> tuple[Tensor, ...]:
-    return now, 2 * now - before - H**2 * pair(layer.F, now)
+def leapfrog_layer(w: Weights, layer: str, before: Tensor, now: Tensor) -> Streams:
+    return now, 2 * now - before - H**2 * pair(w, f"{layer}.F", now)
 
 
-LAYERS: Mapping[str, Callable[..., tuple[Tensor, ...]]] = {
-    "hamiltonian": hamiltonian_layer,
-    "midpoint": midpoint_layer,
-    "leapfrog": leapfrog_layer,
+def padded(x: Tensor, channels: int) -> Tensor:
+    """With channels of zeros behind its own."""
+    return functional.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1]))
+
+
+def halves(x: Tensor, channels: int) -> Streams:
+    """Each with zeros of its own."""
+    y, z = (padded(half, channels // 2) for half in x.chunk(2, 1))
+    return y, z
+
+
+def at_rest(x: Tensor, channels: int) -> Streams:
+    """Two states that are the same."""
+    return padded(x, channels), padded(x, channels)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A kind of network: its layers, and how a stage's two streams start and end."""
+
+    layer: Callable[[Weights, str, Tensor, Tensor], Streams]
+    start: Callable[[Tensor, int], Streams]
+    output: Callable[[Streams], Tensor]
+
+    def stage(self, w: Weights, stage: str, units: int, streams: Streams) -> Streams:
+        """All layers."""
+        for index in range(units):
+            streams = self.layer(w, f"stages.{stage}.layers.{index}", *streams)
+        return streams
+
+    def forward(self, w: Weights, images: Tensor, units: int) -> Tensor:
+        """(B, 3, H, W) → (B, 10)."""
+        x = batch_normed(w, "stem.batch_norm", convolved(w, "stem.conv", images)).relu()
+        for stage, channels in WIDTHS.items():
+            if stage != "fine":
+                x = functional.avg_pool2d(x, 2)
+            x = self.output(self.stage(w, stage, units, self.start(x, channels)))
+        return classified(w, batch_normed(w, "head.batch_norm", x).relu())
+
+
+REFERENCES = {
+    "hamiltonian": Reference(hamiltonian_layer, halves, lambda streams: torch.cat(streams, 1)),
+    "midpoint": Reference(midpoint_layer, at_rest, lambda streams: streams[1]),
+    "leapfrog": Reference(leapfrog_layer, at_rest, lambda streams: streams[1]),
 }
+
+
+def reference(name: str) -> Reference:
+    """Of the kind that a spec's name begins with."""
+    return next(found for kind, found in REFERENCES.items() if name.startswith(kind))
 
 
 @pytest.mark.parametrize("stage_name", STAGES)
@@ -89,25 +137,21 @@ LAYERS: Mapping[str, Callable[..., tuple[Tensor, ...]]] = {
 def test_stages_are_the_equations_of_the_paper(name: str, stage_name: str) -> None:
     """From streams that differ: outputs, and gradients of reconstructed activations."""
     torch.manual_seed(0)
-    step = next(LAYERS[kind] for kind in LAYERS if name.startswith(kind))
-    stage = archspec.build(name, "input.image=[3, 16, 16]").double().stages[stage_name]
-    assert len(stage.layers) == UNITS[name]
-    assert isinstance(stage, Stage)
-    assert stage.backward == "reversible"
-    streams = [
-        torch.randn(2, *sizes, dtype=torch.float64, requires_grad=True)
-        for sizes in stage.facts.streams.values()
-    ]
-    by_hand: tuple[Tensor, ...] = tuple(streams)
-    for layer in stage.layers:
-        by_hand = step(layer, *by_hand)
-    found = []
-    for outputs in (by_hand, stage(*streams)):
-        loss = torch.stack([output.sin().sum() for output in outputs]).sum()
-        parameters = [p for layer in stage.layers for p in layer.parameters()]
-        found.append((*outputs, *torch.autograd.grad(loss, [*streams, *parameters])))
-    for expected, ours in zip(*found, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+    units = UNITS[name]
+    network = shaken(small(name, units))
+    assert network.stages[stage_name].backward == "reversible"
+    by_hand = reference(name).stage
+    assert_stage(network, stage_name, lambda w, streams: by_hand(w, stage_name, units, streams))
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_outputs_and_gradients_are_those_of_the_equations(name: str) -> None:
+    """Stem, what lies between the stages, and head are as in the specs."""
+    torch.manual_seed(0)
+    network = shaken(small(name, UNITS[name]))
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    by_hand = reference(name).forward
+    assert_network(network, images, lambda w, value: by_hand(w, value, UNITS[name]))
 
 
 def test_streams_keep_their_channels_from_stage_to_stage() -> None:
@@ -125,10 +169,11 @@ def test_streams_keep_their_channels_from_stage_to_stage() -> None:
 
 def small(name: str = "hamiltonian74_cifar10", units: int = 3, *more: str) -> Network:
     """A network of the zoo with few channels and small images."""
-    settings = ["input.image=[3, 8, 8]", "stem.0.conv.out=8"]
+    settings = ["input.image=[3, 8, 8]", f"stem.0.conv.out={WIDTHS['fine']}"]
     settings += [f"stages.{stage}.depth={units}" for stage in STAGES]
-    widths = {"middle": 16, "coarse": 24}
-    for stage, width in widths.items():
+    for stage, width in WIDTHS.items():
+        if stage == "fine":
+            continue
         where, size = ("functions.P.0", width // 2)
         if not name.startswith("hamiltonian"):
             where, size = "transition.1", width

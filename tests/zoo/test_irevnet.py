@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from by_hand import Weights, assert_network, shaken
+from conv_equations import batch_normed, classified, convolved
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +17,8 @@ from compiler.network import Network
 from compiler.verify import verify
 
 STAGES = ("enter1", "fine", "enter2", "middle", "enter3", "coarse")
+UNITS = 3
+"""After the strided one of a stage, where the network is made shallow."""
 EXACT = [f"stages.{stage}.arithmetic=exact" for stage in STAGES]
 
 
@@ -123,29 +127,36 @@ def squeezed(value: Tensor) -> Tensor:
     return squares.permute(0, 3, 5, 1, 2, 4).reshape(batch, -1, height // 2, width // 2)
 
 
-class Theirs(nn.Module):
+def theirs_function(w: Weights, name: str, x: Tensor, stride: int) -> Tensor:
+    """Three convolutions, a norm and a rectifier before each, the very first excepted."""
+    names = [f"{name}.{norm}" for norm in ("batch_norm", "batch_norm_2", "batch_norm_3")]
+    norms = [norm for norm in names if f"{norm}.weight" in w]
+    if len(norms) == 3:
+        x = batch_normed(w, norms[0], x).relu()
+    x = convolved(w, f"{name}.conv", x, stride)
+    for norm, conv in zip(norms[-2:], ("conv_2", "conv_3"), strict=True):
+        x = convolved(w, f"{name}.{conv}", batch_normed(w, norm, x).relu())
+    return x
+
+
+def theirs(w: Weights, images: Tensor) -> Tensor:
     """Jacobsen et al. 2018, equation 1, with channels in their order: x2, x1 + F(x2); where F has a
-    stride, both are squeezed. The functions are ours, between two permutations of channels."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        x1, x2 = squeezed(images).chunk(2, 1)
-        ours = torch.arange(x1.shape[1])  # where each of their channels is in our streams
-        for stage in self.network.stages:
-            strided = stage.facts.name.startswith("enter")
-            after = squeezed_order(ours) if strided else ours
-            for layer in stage.layers:
-                change = layer.F(x2[:, ours.argsort()])[:, after]
-                if strided:
-                    x1, x2 = squeezed(x1), squeezed(x2)
-                x1, x2 = x2, x1 + change
-            ours = after
-        both = torch.cat([x1, x2], 1)[:, torch.cat([ours.argsort(), len(ours) + ours.argsort()])]
-        logits: Tensor = self.network.head(both)
-        return logits
+    stride, both are squeezed. Channels are in our order where weights meet them. Our first squeeze
+    puts other channels into the halves than theirs: it is ours here."""
+    x1, x2 = functional.pixel_unshuffle(images, 2).chunk(2, 1)
+    ours = torch.arange(x1.shape[1])  # where each of their channels is in our streams
+    for stage in STAGES:
+        strided = stage.startswith("enter")
+        after = squeezed_order(ours) if strided else ours
+        for index in range(1 if strided else UNITS):
+            name = f"stages.{stage}.layers.{index}.F"
+            change = theirs_function(w, name, x2[:, ours.argsort()], 1 + strided)[:, after]
+            if strided:
+                x1, x2 = squeezed(x1), squeezed(x2)
+            x1, x2 = x2, x1 + change
+        ours = after
+    both = torch.cat([x1, x2], 1)[:, torch.cat([ours.argsort(), len(ours) + ours.argsort()])]
+    return classified(w, batch_normed(w, "head.batch_norm", both).relu())
 
 
 def squeezed_order(ours: Tensor) -> Tensor:
@@ -154,36 +165,15 @@ def squeezed_order(ours: Tensor) -> Tensor:
     return (4 * ours[None, :] + places).flatten()
 
 
-def gradients(module: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The output, and the gradients of a loss for all parameters and for the images."""
-    output = module(images)
-    return output, list(torch.autograd.grad(output.square().sum(), [*module.parameters(), images]))
-
-
 def test_it_computes_the_authors_equations() -> None:
-    """Outputs and gradients, in training, dropout aside. Our first squeeze puts other channels into
-    the halves than theirs: we are given images whose squares are laid out so that it does not."""
+    """Outputs and gradients, in training, dropout aside, of some units of each stage."""
     torch.manual_seed(0)
-    network = archspec.build("irevnet_cifar10").double().train()
+    settings = [f"stages.{stage}.depth={UNITS}" for stage in ("fine", "middle", "coarse")]
+    network = shaken(archspec.build("irevnet_cifar10", settings))
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    images = torch.randn(3, 3, 32, 32, dtype=torch.float64, requires_grad=True)
-
-    class Ours(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, value: Tensor) -> Tensor:
-            logits: Tensor = network(functional.pixel_shuffle(squeezed(value), 2))
-            return logits
-
-    expected, theirs_found = gradients(Theirs(network), images)
-    output, found = gradients(Ours(), images)
-    torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
-    for ours, theirs in zip(found, theirs_found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+    assert_network(network, torch.randn(3, 3, 32, 32, dtype=torch.float64), theirs)
 
 
 # Squeezes between the stages of any network -------------------------------------------------------

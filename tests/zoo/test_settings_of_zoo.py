@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from settings import pinned, settings_of
-from zoo_specs import SPECS
+from zoo_specs import SPECS, full
 
+from archspec.expressions import Expression, Number, fold
 from archspec.layers.norms import BatchNorm, LayerNorm
 from archspec.loading import load
+from compiler.plan import Affine, StagePlan
 
 PINNED = pinned()
 TWINS = {
@@ -43,3 +47,30 @@ def test_norms_have_the_constants_of_the_published_code() -> None:
     """What the specs leave to the language: Rev-ViT's 1e-6; torchvision's 1e-5 and 0.1."""
     assert LayerNorm().eps == 1e-6
     assert (BatchNorm().eps, BatchNorm().momentum) == (1e-5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "divisions"), [("momentum_vit_b_finetune", 12), ("momentum_resnet101_finetune", 6)]
+)
+def test_gamma_is_what_the_specs_say_where_networks_begin_to_be_reversed(
+    name: str, divisions: int
+) -> None:
+    """0.7, and at most so many divisions by it between two kept layers; 0 at first."""
+    stages = full(name).stages
+    for stage in stages:
+        assert [round(gamma_at(stage, at), 1) for at in ("0", "0.3", "1")] == [0, 0.7, 0.9]
+        assert stage.invertible_from == 0.3
+    assert max(stage.store_every * scaled(stage, "gamma") for stage in stages) == divisions
+
+
+def gamma_at(stage: StagePlan, progress: str) -> float:
+    gamma = stage.constants["gamma"]
+    assert isinstance(gamma, Expression)
+    value = fold(gamma, {"progress": Number(Fraction(progress))})
+    assert isinstance(value, Number)
+    return float(value.value)
+
+
+def scaled(stage: StagePlan, name: str) -> int:
+    """How many steps of a layer have this scale, by which their inverse divides."""
+    return sum(isinstance(s, Affine) and name in s.scale.names for s in stage.steps)
