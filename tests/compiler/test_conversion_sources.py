@@ -41,7 +41,7 @@ def test_counters_of_norms_are_taken(tmp_path: Path) -> None:
     "value", [torch.tensor([1.0, float("nan")]), torch.tensor([1e300], dtype=torch.float64).float()]
 )
 def test_values_that_are_no_numbers_are_refused(value: Tensor) -> None:
-    with pytest.raises(ConversionError, match="not finite.*: w"):
+    with pytest.raises(ConversionError, match=r"not finite.*: w"):
         check_finite({"v": torch.ones(2), "w": value})
 
 
