@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from archspec.loading import zoo
 from archspec.study import load_study
 from runners.comparison.arms import open_arms
 
-PAGE = (Path(__file__).parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 
 
 def test_the_study_of_the_page_opens(tmp_path: Path) -> None:
@@ -23,3 +25,13 @@ def test_the_study_of_the_page_opens(tmp_path: Path) -> None:
 def test_the_shipped_studies_are_named() -> None:
     for path in (zoo() / "studies").glob("*.yaml"):
         assert f"`{path.stem}`" in PAGE or f" {path.stem}`" in PAGE
+
+
+def test_published_reports_are_of_shipped_studies() -> None:
+    for path in (ROOT / "docs" / "studies").glob("*/report.json"):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        study = load_study(zoo() / "studies" / f"{path.parent.name}.yaml")
+        assert report["name"] == study.name
+        assert report["seeds"] >= study.seeds
+        assert [row["label"] for row in report["rows"]] == [e.label for e in study.entrants]
+        assert all(len(row["runs"]) == report["seeds"] for row in report["rows"])
