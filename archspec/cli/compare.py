@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, spec_name
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
+from archspec.cli.training import device as device_option
+from archspec.cli.training import told
 
 if TYPE_CHECKING:
     from archspec.study import Study
 
 
 @click.command("compare")
-@click.argument("specs", nargs=-1, required=True, metavar="SPEC...")
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC...", callback=spec_name)
 @settings_option
 @click.option(
     "--sweep",
@@ -39,13 +41,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="The study's folder; studies/NAME by default. What is there is not run again.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Where to train.",
-)
+@device_option
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 @allow_modules
 @json_option
@@ -94,21 +90,10 @@ def command(
     for warning in check_same_data(arms):
         click.echo(f"warning: {warning}", err=True)
 
-    def tell(line: str) -> None:
-        click.echo(line, err=True)
-
-    try:
+    with told(folder):
         measured = run_study(
-            arms,
-            study.seeds,
-            folder,
-            device=device,
-            quiet=quiet,
-            tell=(lambda line: None) if quiet else tell,
+            arms, study.seeds, folder, device=device, quiet=quiet, tell=_silent if quiet else _tell
         )
-    except KeyboardInterrupt:
-        click.echo(f"stopped; the same command goes on with what is in {folder}", err=True)
-        raise SystemExit(130) from None
     line = shlex.join(["archspec", *sys.argv[1:]])
     found = report(study, against, measured, line)
     page = write_report(found, folder)
@@ -119,6 +104,14 @@ def command(
         click.echo(json.dumps(found.as_dict()))
     if not any(row.runs for row in found.rows):
         raise SystemExit(1)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _silent(line: str) -> None:
+    del line
 
 
 def _study(specs: tuple[str, ...], settings: tuple[str, ...]) -> Study:

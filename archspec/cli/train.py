@@ -9,6 +9,8 @@ import click
 from archspec.cli.options import allow_modules, spec_argument
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
+from archspec.cli.training import device as device_option
+from archspec.cli.training import told
 
 
 @click.command("train")
@@ -20,13 +22,7 @@ from archspec.cli.options import settings as settings_option
     type=click.Path(path_type=Path, file_okay=False),
     help="The run's folder; runs/NAME by default. A killed run goes on from its last epoch.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Where to train.",
-)
+@device_option
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
 def command(
@@ -52,30 +48,15 @@ def command(
     loaded = load(spec, settings, packages)
     plan = resolve(loaded)  # mistakes are told before torch is imported
 
-    from compiler.engine import ReplayError
     from compiler.summary import growth_warning
-    from compiler.user_modules import UserModuleError
-    from runners.errors import TrainingError
     from runners.tasks import METRICS
     from runners.train import train
 
     for warning in filter(None, map(growth_warning, plan.stages)):
         click.echo(f"warning: {warning}. `archspec build` measures it", err=True)
     folder = output or Path("runs") / loaded.spec.name
-    try:
+    with told(folder):
         result = train(loaded, folder, device=device, quiet=quiet)
-    except TrainingError as error:
-        hint = f"to change the spec, remove {folder} or choose another folder with --output"
-        raise click.ClickException(f"{error}\n{hint}") from None
-    except ReplayError as error:
-        message = f"a residual function cannot be trained with its backward strategy: {error}"
-        raise click.ClickException(message) from None
-    except UserModuleError as error:
-        click.echo(f"error: {error}", err=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        click.echo(f"stopped; the same command continues from the last epoch in {folder}", err=True)
-        raise SystemExit(130) from None
     measured = METRICS[result.metric].text(result.test_metric)
     click.echo(
         f"test {result.metric} {measured} with the weights of epoch {result.best_epoch} "
