@@ -87,8 +87,8 @@ def _solved(lasso: Lasso, measurements: Tensor, gap: float) -> Tensor:
             speed = speed[unsolved]
             if not len(left):
                 return found
-    count = f"{len(left)} of {len(measurements)} solved together"
-    raise UnsolvedError(f"Lasso problems ({count}) have no solution after {MOST_STEPS} steps")
+    count = f"{len(left)} of {len(measurements)} taken together"
+    raise UnsolvedError(f"Lasso problems, {count}, are not solved after {MOST_STEPS} steps")
 
 
 # ISTA as a network --------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ task: {sparse_code: 16}
 """,
         "cpu",
         """\
-spec.yaml:12:1: error[E602] 2 of 2 Lasso problems are not solved after 20000 steps of FISTA
+spec.yaml:12:1: error[E602] Lasso problems, 2 of 2 taken together, are not solved after 20000 steps
     12 | data: {sparse_codes: {samples: 2, tests: 1, noise: 1e6}}
        | ^^^^
   help: make `task.sparse_code.penalty` larger, or `data.sparse_codes.noise` smaller""",
