@@ -86,7 +86,8 @@ GOLDEN = {
     1 | train.epoch=5
       |       ^^^^^
   help: did you mean `epochs`?  names here: batch, clip, epochs, final_learning_rate, \
-label_smoothing, learning_rate, optimizer, precision, seed, start_from, warmup, weight_decay""",
+label_smoothing, learning_rate, optimizer, precision, schedule, seed, start_from, warmup, \
+weight_decay""",
     " train.epochs = five": """\
 --set:1:17: error[E105] expected a whole number, found `five`
     1 |  train.epochs = five
