@@ -123,13 +123,31 @@ ScheduleEntry = Annotated[
 ]
 
 
+class Watch(Model):
+    """How often a run looks at what its inverses give back. Both go to TensorBoard."""
+
+    roundtrip: int = Field(200, ge=1)
+    """Steps from one look at the streams that the inverse of each stage gives back to the next."""
+    gradient: int = Field(2000, ge=1)
+    """Steps from one look at gradients beside those of stored activations to the next."""
+    warn: float = Field(0.02, gt=0)
+    """A relative error past which a person is told, with what cures it."""
+
+
 class Train(Model):
     """The training recipe. The learning rate rises linearly over `warmup` epochs, then falls by its
     `schedule`. A short run warms up for half of its epochs at most."""
 
     epochs: int = Field(ge=1, le=100_000)
+    max_minutes: float | None = Field(None, gt=0)
+    """Of training and validation, after which the run ends as after its last epoch; the learning
+    rate still falls with `epochs`."""
+    patience: int | None = Field(None, ge=1)
+    """Epochs without a better validation, after which the run ends."""
     batch: int = Field(ge=1, le=2**20)
-    """Samples a step."""
+    """Samples a step, of all processes together."""
+    accumulate: int = Field(1, ge=1, le=2**20)
+    """Parts that a batch is taken in, one after another: the same step in less memory."""
     optimizer: OptimizerEntry = AdamW()
     learning_rate: float = Field(gt=0)
     """At its highest."""
@@ -139,14 +157,27 @@ class Train(Model):
     """How the learning rate falls."""
     final_learning_rate: float = Field(0.0, ge=0)
     """Where a cosine ends."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """The learning rate of each layer as a share of that of the next one; the head has all of it.
+    For fine-tuning (Bao et al. 2022)."""
     weight_decay: float = Field(0.0, ge=0)
     """Not applied to biases, norms and other one-dimensional parameters."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Of classification."""
     clip: float | None = Field(None, gt=0)
     """The largest norm of the gradient."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of residual functions, under autocast; streams stay in fp32."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """The share that an average of the weights keeps of itself in each step. The average is then
+    what is validated, tested and kept. Over the first n steps the share is (1 + n)/(10 + n) at
+    most, so that it forgets the weights it began with."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of residual functions. bf16 and fp16 are under autocast, streams stay in fp32; tf32 is fp32
+    with products of matrices in TF32, where a GPU has it."""
+    compile: bool = False
+    """Compile the network by `torch.compile`."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """What several processes do: each has all weights, or a share of them."""
+    watch: Watch = Watch()
     start_from: str | None = None
     """A file of weights to start from, as `archspec convert` or another run wrote it."""
     seed: int = Field(0, ge=0, lt=2**32)

@@ -38,7 +38,7 @@ import archspec
 from archspec.loading import load
 from archspec.training import Train
 from compiler.base_network import set_progress
-from runners.checkpoint import Parts
+from runners.parts import Parts
 from runners.data import Data, open_data, read, shuffled
 from runners.devices import open_fabric
 from runners.optim import learning_rate, set_learning_rate

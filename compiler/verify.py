@@ -263,18 +263,18 @@ def _gradient_error(
     found = _gradients(stage, streams, side, cotangents, seed)
     stage.backward = "store"
     expected = _gradients(stage, streams, side, cotangents, seed)
-    error = _gradient_distance(found, expected)
+    error = gradient_distance(found, expected)
     tolerance = FLOAT64_TOLERANCE if streams[0].dtype == torch.float64 else FLOAT32_TOLERANCE
     repeatable = True
     if not error <= tolerance:
         again = _gradients(stage, streams, side, cotangents, seed)
         # Written so that NaN is no reason to blame the functions.
-        repeatable = not _gradient_distance(again, expected) > tolerance
+        repeatable = not gradient_distance(again, expected) > tolerance
     stage.backward = strategy
     return error, repeatable
 
 
-def _gradient_distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def gradient_distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The worst relative difference of single gradients."""
     floor = SMALL_GRADIENT * max(_norm([gradient]) for gradient in expected)
     apart = [(_norm([f - e]), max(_norm([e]), floor)) for f, e in zip(found, expected, strict=True)]

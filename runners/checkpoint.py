@@ -1,115 +1,128 @@
-"""Checkpoints: all that the next epoch depends on, so that a killed run goes on as if it had not.
+"""Checkpoints: all that the next step depends on, so that a killed run goes on as if it had not.
 
 The checkpoint is the truth about a run. The learning rate and the order of images follow from the
-epoch; the other files of the run folder follow from the checkpoint where they fell behind.
+step; the other files of the run folder follow from the checkpoint where they fell behind. The one
+before it is kept, for when it is damaged.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from lightning_fabric import Fabric
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from archspec.diagnostics import Diagnostic, SpecError
 from runners.files import replacing
+from runners.parts import Parts
+from runners.processes import of_all
 from runners.randomness import generator_states, restore_generators
-from runners.tasks import Metric
+from runners.run_folder import RunFolder
+from runners.standing import Best, Score, Standing
+
+LOG = logging.getLogger("archspec")
 
 
-@dataclass(frozen=True)
-class Best:
-    """The epoch that validation chose. The test set has no say in it."""
-
-    epoch: int
-    measured: float
-    """By the task's metric."""
-    loss: float
-
-    def beaten_by(self, measured: float, loss: float, metric: Metric) -> bool:
-        """By a better metric; small splits tie often, and then by a lower loss."""
-        if measured == self.measured:
-            return loss < self.loss
-        return metric.better(measured, self.measured)
+class DamagedError(Exception):
+    """A file that is no checkpoint of this run; in words."""
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How far a run is."""
-
-    epochs: int = 0
-    """Finished ones."""
-    seconds: float = 0.0
-    best: Best | None = None
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What training changes, and the device and precision that it runs in."""
-
-    fabric: Fabric
-    model: nn.Module
-    """As built; its weights are those of `wrapped`."""
-    wrapped: nn.Module
-    """As Fabric calls it, under autocast."""
-    optimizer: Optimizer
-
-
-def save_checkpoint(path: Path, parts: Parts, standing: Standing, spec_hash: str) -> None:
-    """Replace the checkpoint in one step."""
+def save_checkpoint(folder: RunFolder, parts: Parts, standing: Standing, spec_hash: str) -> None:
+    """Replace the checkpoint in one step, after which the old one is the previous one. Every
+    process calls this, and the first one writes."""
     content = {
         "spec_hash": spec_hash,
         "standing": asdict(standing),
         "model": parts.model.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
         "precision": parts.fabric.strategy.precision.state_dict(),
-        "generators": generator_states(parts.fabric.device),
+        "average": None if parts.average is None else parts.average.state_dict(),
+        "generators": of_all(generator_states(parts.fabric.device), parts.fabric),
     }
-    with replacing(path) as partial:
+    if not parts.fabric.is_global_zero:
+        return
+    with replacing(folder.checkpoint) as partial:
         torch.save(content, partial)
+        if folder.checkpoint.is_file():
+            # A process killed after this finds the previous one alone, and goes on from there.
+            os.replace(folder.checkpoint, folder.previous)
 
 
-def load_checkpoint(path: Path, parts: Parts, spec_hash: str) -> Standing:
-    """Put everything back as the checkpoint has it. Raises `SpecError`."""
-    content = _read(path)
-    if content.get("spec_hash") != spec_hash:
-        raise _refusal(f"{path} is of another spec than run.json beside it")
+def load_checkpoint(folder: RunFolder, parts: Parts, spec_hash: str) -> Standing | None:
+    """Put everything back as the checkpoint has it, or the one before where it is damaged; None
+    where there is neither. Raises `SpecError` where what is there is no checkpoint of this run."""
+    there = [file for file in (folder.checkpoint, folder.previous) if file.is_file()]
+    if folder.begun and not there:
+        message = f"{folder.path} holds a run of processes that share the weights"
+        raise SpecError([Diagnostic("E604", message, None, "go on with torchrun, as it began")])
+
+    def take(path: Path) -> Standing:
+        return _take(read_checkpoint(path, spec_hash), parts)
+
+    return first_whole(there, take, parts.fabric)
+
+
+def first_whole(
+    paths: Sequence[Path], take: Callable[[Path], Standing], fabric: Fabric
+) -> Standing | None:
+    """What `take` gives for the first of these that is not damaged; None where there is none at
+    all. Raises `SpecError` where all are damaged."""
+    problems: list[str] = []
+    for path in paths:
+        try:
+            standing = take(path)
+        except DamagedError as error:
+            problems.append(str(error))
+            continue
+        if problems and fabric.is_global_zero:
+            LOG.warning("%s: going on from the one before it, %s", problems[0], standing.where)
+        return standing
+    if problems:
+        help = "remove the run's folder, or choose another with --output"
+        raise SpecError([Diagnostic("E604", "; ".join(problems), None, help)])
+    return None
+
+
+def _take(content: dict[str, Any], parts: Parts) -> Standing:
+    """Its keys and shapes are right: the hash is that of the spec which both are made from."""
     parts.model.load_state_dict(content["model"])
     parts.optimizer.load_state_dict(content["optimizer"])
     parts.fabric.strategy.precision.load_state_dict(content["precision"])
-    restore_generators(content["generators"], parts.fabric.device)
-    best = content["standing"].pop("best")
-    return Standing(**content["standing"], best=Best(**best) if best else None)
+    if parts.average is not None:
+        parts.average.load_state_dict(content["average"])
+    restore(content["generators"], parts)
+    return standing_of(content["standing"])
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Replace a file of weights in one step; weights that layers share are written once."""
-    with replacing(path) as partial:
-        safetensors.torch.save_model(model, str(partial))
+def restore(generators: list[dict[str, Tensor]], parts: Parts) -> None:
+    """Set generators back. A process that the run did not have before keeps those that it began
+    with."""
+    if parts.fabric.global_rank < len(generators):
+        restore_generators(generators[parts.fabric.global_rank], parts.fabric.device)
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Read a model's weights, whatever device it is on."""
-    safetensors.torch.load_model(model, path)
+def standing_of(found: dict[str, Any]) -> Standing:
+    """What `asdict` made of a standing."""
+    best = Best(**found["best"]) if found["best"] else None
+    return Standing(**{**found, "best": best, "score": Score(**found["score"])})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, spec_hash: str) -> dict[str, Any]:
+    """The content of a checkpoint's file. Raises `DamagedError`."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise _refusal(f"{path} cannot be read: {reason}") from None
-    if not isinstance(content, dict):
-        raise _refusal(f"{path} is no checkpoint")
+        raise DamagedError(f"{path} cannot be read: {reason}") from None
+    if not isinstance(content, dict) or "spec_hash" not in content:
+        raise DamagedError(f"{path} is no checkpoint")
+    if content["spec_hash"] != spec_hash:
+        raise DamagedError(f"{path} is of another spec than run.json beside it")
     return content
-
-
-def _refusal(message: str) -> SpecError:
-    help = "remove the run's folder, or choose another with --output"
-    return SpecError([Diagnostic("E604", message, None, help)])

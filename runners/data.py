@@ -153,18 +153,31 @@ def in_order(split: Split, size: int) -> Batches:
     return [part.tolist() for part in torch.split(split.indices, size)]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Which batches of which pass over a split are read. It determines what is drawn in reading
+    them, each by itself: neither the number of workers nor a pause changes any."""
+
+    seed: int = 0
+    epoch: int = 0
+    process: int = 0
+    first: int = 0
+    """The number of the first batch in the pass."""
+
+    def seed_of(self, number: int) -> int:
+        """Of a batch, counted from the first one read."""
+        return derived_seed(self.seed, "reading", self.epoch, self.process, self.first + number)
+
+
 def read(
     split: Split,
     batches: Batches,
     device: torch.device,
-    seed: int = 0,
-    epoch: int = 0,
+    reading: Reading = Reading(),
     passed_over: Callable[[Unreadable], None] = lambda files: None,
 ) -> Iterator[Batch]:
-    """Batches on `device`, prepared. Workers draw from generators that seed and epoch determine.
-    `passed_over` is told of files that could not be read."""
-    source = generator(seed, "order", epoch)
-    for inputs, targets, unreadable in _raw(split, batches, device, source):
+    """Batches on `device`, prepared. `passed_over` is told of files that could not be read."""
+    for inputs, targets, unreadable in _raw(split, batches, device, reading):
         if unreadable:
             passed_over(unreadable)
         yield split.prepare(
@@ -172,19 +185,34 @@ def read(
         )
 
 
-def _raw(
-    split: Split, batches: Batches, device: torch.device, source: torch.Generator
-) -> Iterator[Read]:
+SeededBatch = tuple[int, list[int]]
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Samples, of which each batch is read with generators of its own."""
+
+    samples: Samples
+
+    def __getitems__(self, batch: SeededBatch) -> Read:
+        seed, indices = batch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.samples.__getitems__(indices)
+
+
+def _raw(split: Split, batches: Batches, device: torch.device, reading: Reading) -> Iterator[Read]:
     if isinstance(split.samples, HeldImages):
         # A loader would only put its machinery in between.
         return map(split.samples.__getitems__, batches)
+    seeded = [(reading.seed_of(number), batch) for number, batch in enumerate(batches)]
     return iter(
         DataLoader(
-            split.samples,  # type: ignore[arg-type]  # read by __getitems__ alone
-            batch_sampler=batches,
+            Seeded(split.samples),  # type: ignore[arg-type]  # read by __getitems__ alone
+            batch_sampler=seeded,  # type: ignore[arg-type]  # goes there as it is
             collate_fn=_as_read,
             num_workers=split.workers,
-            generator=source,
+            generator=torch.Generator(),  # else the loader draws from the global one
             pin_memory=device.type == "cuda",
         )
     )

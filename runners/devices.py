@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision, Precision
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Train
+from compiler.parallel import shard
 
 
 class Autocast(MixedPrecision):
@@ -22,18 +30,76 @@ class Autocast(MixedPrecision):
 
 
 def open_fabric(loaded: Loaded, recipe: Train, device: str) -> Fabric:
-    """Fabric on one device, `auto` being a GPU where there is one. Raises `SpecError`."""
+    """Fabric on one device, `auto` being a GPU where there is one; within `torchrun`, on one for
+    each of its processes, connected. Raises `SpecError`."""
     chosen = _device(device)
     if recipe.precision == "fp16" and chosen.type == "mps":
         message = "training in fp16 is for the CPU and for CUDA devices"
         span = loaded.tree.where(("train", "precision"))
         raise SpecError([Diagnostic("E603", message, span, "write `precision: bf16` or fp32")])
-    plugin: Precision | None = None
-    if recipe.precision != "fp32":
-        plugin = Autocast("16-mixed" if recipe.precision == "fp16" else "bf16-mixed", chosen.type)
+    plugins: list[Any] = _autocast(recipe, chosen)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    devices = [chosen.index or 0] if chosen.type == "cuda" else 1
-    return Fabric(accelerator=chosen.type, devices=devices, plugins=plugin)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        devices = [chosen.index or 0] if chosen.type == "cuda" else 1
+        return Fabric(accelerator=chosen.type, devices=devices, plugins=plugins)
+    count = int(os.environ["WORLD_SIZE"])
+    check_processes(loaded, recipe, chosen, count)
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    fabric = Fabric(
+        accelerator=chosen.type,
+        devices=here,
+        num_nodes=count // here,
+        strategy=STRATEGIES[recipe.parallel](count),
+        # Slurm's variables may be there too, and `torchrun` is what has started the processes.
+        plugins=[*plugins, TorchElasticEnvironment()],
+    )
+    fabric.launch()
+    return fabric
+
+
+def _autocast(recipe: Train, device: torch.device) -> list[Any]:
+    kinds = {"fp16": "16-mixed", "bf16": "bf16-mixed"}
+    kind = kinds.get(recipe.precision)
+    return [Autocast(kind, device.type)] if kind else []  # type: ignore[arg-type]
+
+
+STRATEGIES: Mapping[str, Callable[[int], Strategy]] = {
+    "ddp": lambda count: DDPStrategy(),
+    "fsdp2": lambda count: ModelParallelStrategy(
+        lambda network, mesh: shard(network, mesh["data_parallel"]),
+        data_parallel_size=count,
+        tensor_parallel_size=1,
+    ),
+}
+"""By the number of processes."""
+
+
+def check_processes(loaded: Loaded, recipe: Train, device: torch.device, count: int) -> None:
+    """Raises `SpecError` where so many processes cannot train by this recipe."""
+    where = loaded.tree.where
+    if recipe.batch % count:
+        message = f"a batch of {recipe.batch} cannot be shared among {count} processes"
+        help = f"write a multiple of {count}"
+        raise SpecError([Diagnostic("E603", message, where(("train", "batch")), help)])
+    if recipe.parallel == "fsdp2" and recipe.ema is not None:
+        message = "`ema` needs all weights in each process, and `parallel: fsdp2` shares them"
+        help = "leave one of them out"
+        raise SpecError([Diagnostic("E603", message, where(("train", "ema")), help)])
+    if device.type == "mps":
+        message = "several processes train on the CPU or on CUDA devices"
+        raise SpecError([Diagnostic("E603", message, None, "--device cpu")])
+
+
+@contextmanager
+def matrix_precision(recipe: Train) -> Iterator[None]:
+    """Products of float32 matrices in TF32 within the block, where the recipe says so."""
+    before = torch.get_float32_matmul_precision()
+    if recipe.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _device(name: str) -> torch.device:

@@ -11,8 +11,8 @@ import torch
 from compiler.drift import Given, given_by, measured_errors, prediction
 from compiler.network import Network
 from compiler.stage import Stage
-from runners.checkpoint import Parts
 from runners.data import Split, in_order, read
+from runners.parts import Parts
 from runners.randomness import generator_states, restore_generators
 
 IMAGES = 8
@@ -27,7 +27,8 @@ def drift_scalars(parts: Parts, split: Split) -> dict[str, float]:
 
     Weights, buffers, modes, gradients and the global generators stay as they are.
     """
-    if not isinstance(parts.model, Network):
+    alone = parts.template is None and parts.fabric.is_global_zero
+    if not alone or not isinstance(parts.model, Network):
         return {}
     states = generator_states(parts.fabric.device)
     try:
@@ -44,7 +45,7 @@ def _scalars(parts: Parts, network: Network, split: Split) -> dict[str, float]:
     images, _ = next(read(few, in_order(few, IMAGES), parts.fabric.device))
     with parts.fabric.autocast():
         given = given_by(network, images)
-    errors = {stage.plan.name: _errors(parts, stage, given) for stage in _drifting(network)}
+    errors = {stage.plan.name: _errors(parts, stage, given) for stage in drifting(network)}
     return _named(network, errors)
 
 
@@ -58,7 +59,7 @@ def _errors(parts: Parts, stage: Stage, given: Mapping[str, Given]) -> tuple[flo
     return measured, prediction(stage, mine, probes=1)[-1]
 
 
-def _drifting(network: Network) -> list[Stage]:
+def drifting(network: Network) -> list[Stage]:
     return [
         stage
         for stage in network.stages
@@ -70,7 +71,7 @@ def _named(network: Network, errors: Mapping[str, tuple[float, float]]) -> dict[
     unknown = (math.nan, math.nan)
     return {
         f"drift/{stage.plan.name}/{kind}": error
-        for stage in _drifting(network)
+        for stage in drifting(network)
         for kind, error in zip(
             ("measured", "predicted"), errors.get(stage.plan.name, unknown), strict=True
         )

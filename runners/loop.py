@@ -5,60 +5,40 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from archspec.training import Train
 from compiler.base_network import set_progress
 from compiler.exact import RangeError
 from compiler.stage import penalty
-from runners.checkpoint import Parts
-from runners.data import Split, in_order, read, shuffled
+from runners.data import Reading, Split, in_order, read, shuffled
+from runners.diagnosis import diagnosis
 from runners.errors import TrainingError
 from runners.optim import learning_rate, set_learning_rate
+from runners.parts import Parts
+from runners.processes import gathered, parts_of, shares
 from runners.samples import Unreadable
-from runners.tasks import Batch, Outcome, Task
+from runners.signals import Asked
+from runners.standing import Score, Standing
+from runners.tasks import Batch, Task
+
+CURE = "a lower train.learning_rate, a longer train.warmup or train.clip may help"
 
 
-@dataclass(frozen=True)
-class Score:
-    """Means over samples seen."""
-
-    loss: float = 0.0
-    measured: float = 0.0
-    """By the task's metric."""
-    samples: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    """Of these, for data."""
-
-    def and_batch(
-        self, loss: float, measured: float, samples: int, seconds: float, waited: float
-    ) -> Score:
-        """With a batch of `samples` more, over which the metric sums to `measured`, after `seconds`
-        in all."""
-        total = self.samples + samples
-        return Score(
-            (self.loss * self.samples + loss * samples) / total,
-            (self.measured * self.samples + measured) / total,
-            total,
-            seconds,
-            waited,
-        )
-
-    @property
-    def samples_per_second(self) -> float:
-        return self.samples / self.seconds if self.seconds else 0.0
+class NotFiniteError(Exception):
+    """A step that would spoil the weights: it has not been taken."""
 
 
 class Timed:
     """Batches, and the seconds that were spent waiting for them."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[Batch], waited: float = 0.0) -> None:
         self._batches = iter(batches)
-        self.waited = 0.0
+        self.waited = waited
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -70,59 +50,122 @@ class Timed:
             yield batch
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step that has been taken."""
+
+    number: int
+    """In the epoch, from 1."""
+    score: Score
+    """Of the epoch so far."""
+    loss: float
+    asked: int
+    """The signal that has asked one of the processes to end, or 0."""
+
+
 def train_epoch(
     parts: Parts,
     task: Task,
     split: Split,
     recipe: Train,
-    epoch: int,
-    on_step: Callable[[Score], None],
+    standing: Standing,
+    asked: Asked,
+    after: Callable[[Step], bool],
     on_unreadable: Callable[[Unreadable], None],
 ) -> Score:
-    """Train on every batch once. Raises `TrainingError` where the loss is not finite."""
+    """Train on every batch that is left of an epoch once, as long as `after` returns True. Raises
+    `TrainingError` where the loss is not finite."""
     parts.wrapped.train()
-    batches = shuffled(split, recipe.batch, recipe.seed, epoch)
-    score, began = Score(), time.perf_counter()
-    device = parts.fabric.device
-    timed = Timed(read(split, batches, device, recipe.seed, epoch, on_unreadable))
-    for number, batch in enumerate(timed):
+    fabric, epoch, score = parts.fabric, standing.epochs, standing.score
+    batches = shares(shuffled(split, recipe.batch, recipe.seed, epoch), fabric)
+    reading = Reading(recipe.seed, epoch, fabric.global_rank, standing.steps)
+    left = read(split, batches[standing.steps :], fabric.device, reading, on_unreadable)
+    began, timed = time.perf_counter() - score.seconds, Timed(left, score.waited)
+    for number, batch in enumerate(timed, standing.steps):
         step = epoch * len(batches) + number
         set_progress(parts.model, step / max(1, recipe.epochs * len(batches) - 1))
         set_learning_rate(parts.optimizer, learning_rate(recipe, step, len(batches)))
-        outcome = take_step(parts, task, recipe, batch)
-        loss = outcome.loss.item()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} in epoch {epoch + 1}, step {number + 1} of {len(batches)}; "
-                f"a lower train.learning_rate, a longer train.warmup or train.clip may help"
-            )
-        seconds = time.perf_counter() - began
-        score = score.and_batch(loss, outcome.measured, len(batch[0]), seconds, timed.waited)
-        on_step(score)
+        try:
+            loss, measured, samples = take_step(parts, task, recipe, batch)
+        except NotFiniteError as error:
+            where = f"{error} in epoch {epoch + 1}, step {number + 1} of {len(batches)}"
+            raise TrainingError(f"{where}; {diagnosis(parts, batch[0])}; {CURE}") from None
+        seconds, by = _together(time.perf_counter() - began, asked.by, parts)
+        score = score.and_batch(loss, measured, samples)
+        score = replace(score, seconds=seconds, waited=timed.waited)
+        if not after(Step(number + 1, score, loss, by)):
+            break
     return score
 
 
-def take_step(parts: Parts, task: Task, recipe: Train, batch: Batch) -> Outcome:
-    """One step, and how the batch fared before it. The penalties of stages are in its gradient, and
-    not in the loss that is told."""
-    outcome = task.in_training(_model(parts), batch)
-    parts.optimizer.zero_grad()
-    parts.fabric.backward(outcome.loss + penalty(parts.model))
-    if recipe.clip is not None:
-        # In fp16 infinite gradients are the scaler's business: it passes over such steps.
-        parts.fabric.clip_gradients(
-            parts.wrapped, parts.optimizer, max_norm=recipe.clip, error_if_nonfinite=False
-        )
+def _together(seconds: float, asked: int, parts: Parts) -> tuple[float, int]:
+    """The first process's clock, and a signal of any: all processes decide by the same."""
+    if parts.fabric.world_size == 1:
+        return seconds, asked
+    here = torch.tensor([seconds, asked], dtype=torch.float32, device=parts.fabric.device)
+    rows = gathered(here, parts.fabric)
+    return rows[0][0], int(max(row[1] for row in rows))
+
+
+def take_step(parts: Parts, task: Task, recipe: Train, batch: Batch) -> tuple[float, float, int]:
+    """One step. Gives the mean loss of the batch before it, the sum of its metric, and its samples,
+    of all processes. Raises `NotFiniteError`."""
+    seen = differentiate(parts, task, recipe, batch)
+    norm = clip(parts, recipe)
+    rows = gathered(torch.cat([seen, norm.to(seen).reshape(1)]), parts.fabric)  # waits for the step
+    samples = int(sum(row[2] for row in rows))
+    loss = sum(row[0] * row[2] for row in rows) / samples
+    if not math.isfinite(loss):
+        raise NotFiniteError(f"the loss is {loss}")
+    if not all(math.isfinite(row[3]) for row in rows):
+        raise NotFiniteError(f"the loss is {loss:.4g} and the norm of its gradient {rows[0][3]}")
     parts.optimizer.step()
-    return outcome
+    if parts.average is not None:
+        parts.average.update_parameters(parts.model)
+    return loss, sum(row[1] for row in rows), samples
+
+
+def clip(parts: Parts, recipe: Train) -> Tensor:
+    """The norm of the gradient before it is clipped, (); 0 where it is not, and in fp16, where
+    infinite gradients are the scaler's business, which passes over such steps."""
+    nothing = torch.zeros(())
+    if recipe.clip is None:
+        return nothing
+    norm = parts.fabric.clip_gradients(
+        parts.wrapped, parts.optimizer, max_norm=recipe.clip, error_if_nonfinite=False
+    )
+    if recipe.precision == "fp16" or norm is None:
+        return nothing
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def differentiate(parts: Parts, task: Task, recipe: Train, batch: Batch) -> Tensor:
+    """The gradient of a batch, its parts one after another; and its mean loss, the sum of its
+    metric and its samples, (3). The penalties of stages are in the gradient, and not in the loss
+    that is told."""
+    parts.optimizer.zero_grad()
+    pieces = list(zip(*(part.chunk(recipe.accumulate) for part in batch), strict=True))
+    whole, seen = len(batch[0]), torch.zeros(2, device=parts.fabric.device)
+    for number, (inputs, targets) in enumerate(pieces):
+        share = len(inputs) / whole
+        last = number == len(pieces) - 1
+        with parts.fabric.no_backward_sync(parts.wrapped, enabled=not last):
+            outcome = task.in_training(_model(parts), (inputs, targets))
+            parts.fabric.backward(share * (outcome.loss + penalty(parts.model)))
+        seen += torch.stack([share * outcome.loss.detach(), outcome.measured.to(seen)])
+    return torch.cat([seen, seen.new_tensor([whole])])
 
 
 def _model(parts: Parts) -> Callable[[Tensor], Tensor]:
+    return _guarded(parts.wrapped)
+
+
+def _guarded(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """The network, which raises `TrainingError` where exact arithmetic has run out of its range."""
 
     def outputs(inputs: Tensor) -> Tensor:
         try:
-            found: Tensor = parts.wrapped(inputs)
+            found: Tensor = network(inputs)
         except RangeError as error:
             raise TrainingError(str(error)) from None
         return found
@@ -137,14 +180,24 @@ def evaluate(
     split: Split,
     batch: int,
     on_unreadable: Callable[[Unreadable], None] = lambda files: None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Score:
     """Mean loss and metric over a split. Leaves the global generators alone."""
-    parts.wrapped.eval()
-    score, began = Score(), time.perf_counter()
-    batches, device = in_order(split, batch), parts.fabric.device
-    timed = Timed(read(split, batches, device, passed_over=on_unreadable))
-    for found in timed:
-        outcome = task.in_evaluation(_model(parts), found)
-        loss, seconds = outcome.loss.item(), time.perf_counter() - began
-        score = score.and_batch(loss, outcome.measured, len(found[0]), seconds, timed.waited)
-    return score
+    network = parts.wrapped if parts.average is None else parts.average.module
+    network.eval()
+    began, fabric = time.perf_counter(), parts.fabric
+    shares = parts_of(in_order(split, batch), fabric)
+    batches = [indices for indices, _ in shares]
+    timed, seen = Timed(read(split, batches, fabric.device, passed_over=on_unreadable)), []
+    for found, (_, counts) in zip(timed, shares, strict=True):
+        with fabric.autocast():
+            outcome = task.in_evaluation(_guarded(network), found)
+        samples = len(found[0]) if counts else 0
+        row = torch.stack([outcome.loss, outcome.measured.to(outcome.loss)])
+        seen.append(torch.cat([row, row.new_tensor([samples])]))
+        on_batch()
+    score, rows = Score(), gathered(torch.stack(seen), fabric)
+    for of_batch in zip(*rows, strict=True):
+        for loss, measured, counted in of_batch:
+            score = score.and_batch(loss, counted and measured, int(counted))
+    return replace(score, seconds=time.perf_counter() - began, waited=timed.waited)

@@ -124,7 +124,7 @@ class Bar:
 def watching(
     quiet: bool, epochs: int, steps_per_epoch: int, done: int, metric: Metric
 ) -> Iterator[Watcher]:
-    """A watcher of a run of `epochs`, of which `done` are over."""
+    """A watcher of a run of `epochs`, of which so many steps are done."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield Silent() if quiet else Lines(console, epochs, metric)
@@ -141,8 +141,8 @@ def watching(
             progress.add_task(
                 "training",
                 total=epochs * steps_per_epoch,
-                completed=done * steps_per_epoch,
-                epoch=done,
+                completed=done,
+                epoch=done // steps_per_epoch,
                 glance="",
                 validation="",
             ),

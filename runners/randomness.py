@@ -8,15 +8,17 @@ import numpy
 import torch
 from torch import Tensor
 
-Purpose = Literal["split", "order", "dictionary", "support", "codes", "noise"]
+Purpose = Literal[
+    "split", "order", "dictionary", "support", "codes", "noise", "reading", "process", "watch"
+]
 
 
-def derived_seed(seed: int, purpose: Purpose, number: int = 0) -> int:
-    """A 32-bit seed of its own for each purpose and number.
+def derived_seed(seed: int, purpose: Purpose, *numbers: int) -> int:
+    """A 32-bit seed of its own for each purpose and numbers.
 
     Sums or shifts of the two would not do: torch's CPU generator reads 32 bits of a seed alone.
     """
-    entropy = (seed, get_args(Purpose).index(purpose), number)
+    entropy = (seed, get_args(Purpose).index(purpose), *(numbers or (0,)))
     return int(numpy.random.SeedSequence(entropy).generate_state(1)[0])
 
 

@@ -113,6 +113,27 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint before it."""
+        return self.path / "previous.pt"
+
+    @property
+    def shared_checkpoint(self) -> Path:
+        """The folder that takes its place where processes share the weights."""
+        return self.path / "checkpoint"
+
+    @property
+    def shared_previous(self) -> Path:
+        """The one before it."""
+        return self.path / "previous"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, of either kind."""
+        kept = (self.checkpoint, self.previous, self.shared_checkpoint, self.shared_previous)
+        return any(path.exists() for path in kept)
+
+    @property
     def best(self) -> Path:
         """The weights of the best epoch on the validation split."""
         return self.path / "best.safetensors"

@@ -64,8 +64,8 @@ class Outcome:
 
     loss: Tensor
     """The mean over its samples, (), which gradients are taken of."""
-    measured: float
-    """The sum of the metric over its samples."""
+    measured: Tensor
+    """The sum of the metric over its samples, (): left where it is, since to read it is to wait."""
 
 
 class Task(Protocol):
@@ -105,7 +105,7 @@ def _classified(model: Model, batch: Batch, label_smoothing: float) -> Outcome:
     logits = model(inputs)
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     largest = labels if labels.ndim == 1 else labels.argmax(1)
-    return Outcome(loss, int((logits.argmax(1) == largest).sum()))
+    return Outcome(loss, (logits.argmax(1) == largest).sum())
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class SparseCoding:
         measurements, least = batch
         objective = self.lasso.objective(measurements, model(measurements))
         above = (objective.detach() - least).clamp(min=0)
-        return Outcome(objective.mean(), above.sum().item())
+        return Outcome(objective.mean(), above.sum())
 
     in_evaluation = in_training
 

@@ -3,51 +3,53 @@
 from __future__ import annotations
 
 import math
-import re
+import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from archspec.data import AnyData
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Train
-from runners.checkpoint import (
-    Best,
-    Parts,
-    Standing,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-    save_weights,
-)
+from runners import checkpoint, sharded_checkpoint
 from runners.data import Data, open_data, shuffled
-from runners.devices import open_fabric
+from runners.devices import matrix_precision, open_fabric
 from runners.drift_log import drift_scalars
-from runners.errors import TrainingError
-from runners.loop import Score, evaluate, train_epoch
-from runners.optim import build_optimizer
-from runners.progress import Glance, Watcher, forget_peak, memory, watching
+from runners.errors import TrainingError, TrainingStopped
+from runners.loop import Step, evaluate, train_epoch
+from runners.parts import Parts, set_up
+from runners.processes import by_first
+from runners.progress import Glance, Silent, Watcher, forget_peak, memory, watching
+from runners.randomness import derived_seed
+from runners.records import NoRecords, Records, recording
 from runners.run_folder import (
     Identity,
     RunFolder,
     TrainResult,
-    append_metrics,
     finished,
     identity,
     keep_metrics,
     opened,
     write_result,
 )
+from runners.signals import Asked, asked_to_end
+from runners.standing import Best, Score, Standing
 from runners.start import start_from
 from runners.tasks import Task, open_task
 from runners.unreadable import PassedOver, passed_over
+from runners.watch import DriftWatch
+from runners.weights import epoch_of, keep_weights, take_weights
 
+SAVE_SECONDS = 15 * 60.0
+"""Of training, after which an epoch that takes longer is saved on the way."""
 RECIPE = "train: {epochs: 60, batch: 64, learning_rate: 2e-3}"
 """What a user without one is shown."""
 
@@ -55,31 +57,63 @@ RECIPE = "train: {epochs: 60, batch: 64, learning_rate: 2e-3}"
 def train(
     loaded: Loaded, output: Path, *, device: str = "auto", quiet: bool = False
 ) -> TrainResult:
-    """Train a spec, or go on where a killed run stopped; a finished one only reports its result.
+    """Train a spec, or go on where a run stopped; a finished one only reports its result. Within
+    `torchrun` each of its processes calls this, and the first one writes.
 
-    Raises `SpecError` before anything is written, and `TrainingError` where the loss diverges.
+    Raises `SpecError` before anything is written, `TrainingError` where the loss diverges or a disk
+    is full, and `TrainingStopped` where a signal has ended the run.
     """
     recipe, entry = recipe_and_data(loaded)
     folder, who = RunFolder(output), identity(loaded.spec)
-    if (result := finished(folder, who)) is not None:
-        return result
     fabric = open_fabric(loaded, recipe, device)
+    if (result := by_first(lambda: finished(folder, who), fabric)) is not None:
+        return result
     forget_peak(fabric.device)
     task = open_task(loaded)
     data = open_data(loaded, entry, recipe.seed)
+    model = start(loaded, recipe, task, folder, fabric)
+    with _folder(folder, loaded, who, fabric), matrix_precision(recipe), asked_to_end() as asked:
+        parts, unreadable = set_up(fabric, model, recipe), passed_over(folder.unreadable)
+        run = Run(folder, who, recipe, task, data.on(fabric.device), parts, unreadable, asked)
+        try:
+            standing = train_on(run, go_on(run), quiet)
+            result = conclude(run, standing)
+            by_first(lambda: _done(folder, result), fabric)
+        except OSError as error:
+            raise TrainingError(f"cannot write in {folder.path}: {error}") from None
+    return result
+
+
+def _done(folder: RunFolder, result: TrainResult) -> None:
+    write_result(folder, result)
+    folder.previous.unlink(missing_ok=True)
+    shutil.rmtree(folder.shared_previous, ignore_errors=True)
+
+
+def start(
+    loaded: Loaded, recipe: Train, task: Task, folder: RunFolder, fabric: Fabric
+) -> nn.Module:
+    """The network with the weights that training begins with, the same in every process, and after
+    that generators of each process's own."""
     torch.manual_seed(recipe.seed)
     model = build_model(loaded)
     task.start(model)
-    if recipe.start_from is not None and not folder.checkpoint.is_file():
+    if recipe.start_from is not None and not folder.begun:
         start_from(Path(recipe.start_from), model, loaded)
+    if fabric.global_rank:
+        torch.manual_seed(derived_seed(recipe.seed, "process", fabric.global_rank))
+    return model
+
+
+@contextmanager
+def _folder(folder: RunFolder, loaded: Loaded, who: Identity, fabric: Fabric) -> Iterator[None]:
+    if not fabric.is_global_zero:
+        fabric.barrier()
+        yield
+        return
     with opened(folder, loaded, who):
-        parts, unreadable = set_up(fabric, model, recipe), passed_over(folder.unreadable)
-        run = Run(folder, who, recipe, task, data.on(fabric.device), parts, unreadable)
-        standing = go_on(run)
-        standing = train_on(run, standing, quiet)
-        result = conclude(run, standing)
-        write_result(folder, result)
-    return result
+        fabric.barrier()
+        yield
 
 
 @dataclass(frozen=True)
@@ -93,6 +127,11 @@ class Run:
     data: Data
     parts: Parts
     unreadable: PassedOver
+    asked: Asked
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(shuffled(self.data.training, self.recipe.batch, self.recipe.seed, 0))
 
 
 def recipe_and_data(loaded: Loaded) -> tuple[Train, AnyData]:
@@ -128,76 +167,179 @@ def build_model(loaded: Loaded) -> nn.Module:
     return build(resolve(loaded))
 
 
-def set_up(fabric: Fabric, model: nn.Module, recipe: Train) -> Parts:
-    """Model and optimizer on their device."""
-    wrapped, optimizer = fabric.setup(model, build_optimizer(model, recipe))
-    return Parts(fabric, model, wrapped, optimizer)
+class Checkpoints(Protocol):
+    """How a run is kept on disk."""
+
+    def save_checkpoint(
+        self, folder: RunFolder, parts: Parts, standing: Standing, spec_hash: str
+    ) -> None: ...
+
+    def load_checkpoint(
+        self, folder: RunFolder, parts: Parts, spec_hash: str
+    ) -> Standing | None: ...
+
+
+def checkpoints(parts: Parts) -> Checkpoints:
+    """In one file, or in a folder where processes share the weights."""
+    return checkpoint if parts.template is None else sharded_checkpoint
 
 
 def go_on(run: Run) -> Standing:
-    """The state of the last finished epoch, if there is one, with all files brought in line."""
-    folder, standing = run.folder, Standing()
-    if folder.checkpoint.is_file():
-        standing = load_checkpoint(folder.checkpoint, run.parts, run.who.spec)
-    keep_metrics(folder, standing.epochs)
-    if standing.best is not None and standing.best.epoch == standing.epochs:
+    """The state of the last checkpoint, if there is one, with all files brought in line."""
+    folder = run.folder
+    found = checkpoints(run.parts).load_checkpoint(folder, run.parts, run.who.spec)
+    standing = found or Standing()
+    by_first(lambda: keep_metrics(folder, standing.epochs), run.parts.fabric)
+    best = standing.best
+    if best is None or epoch_of(folder.best) == best.epoch:
+        return standing
+    if best.epoch == standing.epochs and not standing.steps:
         # The process may have been killed between the checkpoint and the weights.
-        save_weights(folder.best, run.parts.model)
-    return standing
+        keep_best(run, best)
+        return standing
+    # The checkpoint before a damaged one: its best weights have been written over by later ones.
+    return replace(standing, best=None)
+
+
+def keep_best(run: Run, best: Best) -> None:
+    """Write the weights as those of the best epoch."""
+    keep_weights(run.folder.best, run.parts, best.epoch)
+
+
+def over(recipe: Train, standing: Standing) -> bool:
+    """Whether nothing is left to train."""
+    best, epochs = standing.best, standing.epochs
+    tired = recipe.patience and best is not None and epochs - best.epoch >= recipe.patience
+    return epochs >= recipe.epochs or bool(tired) or out_of_time(recipe, standing.seconds)
+
+
+def out_of_time(recipe: Train, seconds: float) -> bool:
+    """Whether a run has had the time that its recipe gives it."""
+    return recipe.max_minutes is not None and seconds >= 60 * recipe.max_minutes
 
 
 def train_on(run: Run, standing: Standing, quiet: bool) -> Standing:
     """Train the epochs that are left, with a checkpoint after each."""
-    recipe, done = run.recipe, standing.epochs
-    steps = len(shuffled(run.data.training, recipe.batch, recipe.seed, 0))
-    with (
-        watching(quiet, recipe.epochs, steps, done, run.task.metric) as watcher,
-        SummaryWriter(str(run.folder.tensorboard), purge_step=done + 1) as board,
-    ):
-        while standing.epochs < recipe.epochs:
-            standing = one_epoch(run, standing, watcher, board)
+    if over(run.recipe, standing):
+        return standing
+    with telling(run, standing, quiet) as (watcher, records):
+        while not over(run.recipe, standing):
+            standing = one_epoch(run, standing, watcher, records)
     return standing
 
 
-def one_epoch(run: Run, standing: Standing, watcher: Watcher, board: SummaryWriter) -> Standing:
-    """Train and validate once more, and write down where the run stands."""
-    began, parts, recipe, task = time.perf_counter(), run.parts, run.recipe, run.task
-    epoch = standing.epochs + 1
+@contextmanager
+def telling(run: Run, standing: Standing, quiet: bool) -> Iterator[tuple[Watcher, Records]]:
+    """Whom the run tells how it fares: a person and files, in the first process."""
+    if not run.parts.fabric.is_global_zero:
+        yield Silent(), NoRecords()
+        return
+    steps = run.steps_per_epoch
+    done = standing.epochs * steps + standing.steps
+    with (
+        watching(quiet, run.recipe.epochs, steps, done, run.task.metric) as watcher,
+        recording(run.folder, standing.epochs, done) as records,
+    ):
+        yield watcher, records
 
-    def glance(score: Score) -> Glance:
-        used = memory(parts.fabric.device)
-        return Glance(epoch, score.loss, score.measured, score.samples_per_second, used)
 
+def one_epoch(run: Run, standing: Standing, watcher: Watcher, records: Records) -> Standing:
+    """Train what is left of an epoch, validate, and write down where the run stands."""
+    parts, recipe, task, epoch = run.parts, run.recipe, run.task, standing.epochs + 1
     trained = train_epoch(
         parts,
         task,
         run.data.training,
         recipe,
-        standing.epochs,
-        lambda score: watcher.step(glance(score)),
+        standing,
+        run.asked,
+        each_step(run, standing, watcher, drift_watch(run, records)),
         run.unreadable.note,
     )
-    validated = evaluate(parts, task, run.data.validation, recipe.batch, run.unreadable.note)
+    began = time.perf_counter()
+    standing = replace(standing, steps=run.steps_per_epoch, score=trained)
+    validated = evaluate(
+        parts,
+        task,
+        run.data.validation,
+        recipe.batch,
+        run.unreadable.note,
+        lambda: stop_if_asked(run, standing, run.asked.by),
+    )
     if not math.isfinite(validated.loss):
         raise TrainingError(f"the validation loss is {validated.loss} after epoch {epoch}")
-    seconds = time.perf_counter() - began
+    seconds = trained.seconds + time.perf_counter() - began
 
     best = standing.best
     if best is None or best.beaten_by(validated.measured, validated.loss, task.metric):
         best = Best(epoch, validated.measured, validated.loss)
     standing = Standing(epoch, standing.seconds + seconds, best)
-    report(run, board, epoch, seconds, trained, validated)
-    save_checkpoint(run.folder.checkpoint, parts, standing, run.who.spec)
+    report(run, records, epoch, seconds, trained, validated)
+    save(run, standing)
     if best.epoch == epoch:
-        save_weights(run.folder.best, parts.model)
-    watcher.epoch(glance(trained), validated.measured, best.measured)
+        keep_best(run, best)
+    watcher.epoch(glance(run, epoch, trained), validated.measured, best.measured)
+    stop_if_asked(run, standing, run.asked.by)
     return standing
 
 
+def drift_watch(run: Run, records: Records) -> DriftWatch | None:
+    """Looks at inverses on validation samples: in the first process, which has all weights or else
+    cannot look."""
+    if run.parts.template is not None or not run.parts.fabric.is_global_zero:
+        return None
+    return DriftWatch(run.recipe.watch, run.parts, run.task, run.data.validation, records)
+
+
+def each_step(
+    run: Run, standing: Standing, watcher: Watcher, drifts: DriftWatch | None
+) -> Callable[[Step], bool]:
+    """What is done after each step of an epoch, which ends where it gives False."""
+    saved, before = standing.score.seconds, standing.epochs * run.steps_per_epoch
+
+    def after(step: Step) -> bool:
+        nonlocal saved
+        watcher.step(glance(run, standing.epochs + 1, step.score))
+        if drifts is not None:
+            drifts.after(before + step.number)
+        here = replace(standing, steps=step.number, score=step.score)
+        stop_if_asked(run, here, step.asked)
+        if step.score.seconds - saved >= SAVE_SECONDS:
+            saved = step.score.seconds
+            save(run, here)
+        return not out_of_time(run.recipe, standing.seconds + step.score.seconds)
+
+    return after
+
+
+def save(run: Run, standing: Standing) -> None:
+    """Write a checkpoint. Raises `TrainingError` where that cannot be; the last one is then left as
+    it was."""
+    folder = run.folder
+    try:
+        checkpoints(run.parts).save_checkpoint(folder, run.parts, standing, run.who.spec)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        message = f"cannot write {folder.checkpoint} after {standing.where}: {why}"
+        raise TrainingError(f"{message}. The one before it is whole") from None
+
+
+def stop_if_asked(run: Run, standing: Standing, signal: int) -> None:
+    """End the run, with a checkpoint, where a signal asked for that."""
+    if signal:
+        save(run, standing)
+        raise TrainingStopped(signal, standing.where)
+
+
+def glance(run: Run, epoch: int, score: Score) -> Glance:
+    used = memory(run.parts.fabric.device)
+    return Glance(epoch, score.loss, score.measured, score.samples_per_second, used)
+
+
 def report(
-    run: Run, board: SummaryWriter, epoch: int, seconds: float, trained: Score, validated: Score
+    run: Run, records: Records, epoch: int, seconds: float, trained: Score, validated: Score
 ) -> None:
-    """Add an epoch to metrics.jsonl and to TensorBoard."""
+    """Write an epoch down."""
     used, metric = memory(run.parts.fabric.device), run.task.metric.name
     scalars = {
         "train_loss": trained.loss,
@@ -211,21 +353,15 @@ def report(
         "unreadable_files": len(run.unreadable.known),
         "memory_bytes": used.bytes,
     }
-    drifts = drift_scalars(run.parts, run.data.validation)
-    finite = {name: value for name, value in drifts.items() if math.isfinite(value)}
-    record = {"epoch": epoch, **scalars, "memory_kind": used.kind}
-    append_metrics(run.folder, record | dict.fromkeys(drifts) | finite)
-    for name, value in (scalars | finite).items():
-        board.add_scalar(re.sub(r"^(train|validation)_", r"\1/", name), value, epoch)
-    board.flush()
+    records.epoch(epoch, scalars | drift_scalars(run.parts, run.data.validation), used.kind)
 
 
 def conclude(run: Run, standing: Standing) -> TrainResult:
     """Read the test set, once, with the weights that validation chose."""
     assert standing.best is not None
     parts, folder = run.parts, run.folder
-    save_weights(folder.last, parts.model)
-    load_weights(folder.best, parts.model)
+    keep_weights(folder.last, parts, standing.epochs)
+    take_weights(folder.best, parts)
     tested = evaluate(parts, run.task, run.data.test, run.recipe.batch, run.unreadable.note)
     return TrainResult(
         metric=run.task.metric.name,
@@ -241,4 +377,4 @@ def conclude(run: Run, standing: Standing) -> TrainResult:
     )
 
 
-__all__ = ["TrainResult", "TrainingError", "train"]
+__all__ = ["TrainResult", "TrainingError", "TrainingStopped", "train"]

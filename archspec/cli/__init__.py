@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from archspec import __version__
+from archspec.cli.processes import is_first, leave_it_to_the_first
 from archspec.diagnostics import SpecError
 
 COMMANDS = {
@@ -100,7 +101,9 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except SpecError as error:
             codes = dict.fromkeys(diagnostic.code for diagnostic in error.diagnostics)
-            click.echo(f"{error}\nfor more: archspec explain {' '.join(codes)}", err=True)
+            if is_first():
+                click.echo(f"{error}\nfor more: archspec explain {' '.join(codes)}", err=True)
+            leave_it_to_the_first()
             ctx.exit(2)
 
 

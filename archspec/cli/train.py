@@ -9,6 +9,7 @@ import click
 from archspec.cli.options import allow_modules, spec_argument
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
+from archspec.cli.processes import is_first
 from archspec.cli.training import device as device_option
 from archspec.cli.training import told
 
@@ -20,7 +21,7 @@ from archspec.cli.training import told
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The run's folder; runs/NAME by default. A killed run goes on from its last epoch.",
+    help="The run's folder; runs/NAME by default. A run that is there goes on where it stopped.",
 )
 @device_option
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -52,11 +53,13 @@ def command(
     from runners.tasks import METRICS
     from runners.train import train
 
-    for warning in filter(None, map(growth_warning, plan.stages)):
+    for warning in filter(None, map(growth_warning, plan.stages if is_first() else ())):
         click.echo(f"warning: {warning}. `archspec build` measures it", err=True)
     folder = output or Path("runs") / loaded.spec.name
     with told(folder):
         result = train(loaded, folder, device=device, quiet=quiet)
+    if not is_first():
+        return
     measured = METRICS[result.metric].text(result.test_metric)
     click.echo(
         f"test {result.metric} {measured} with the weights of epoch {result.best_epoch} "

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from archspec.cli.processes import is_first
+
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
@@ -23,7 +25,7 @@ def told(folder: Path) -> Iterator[None]:
     mistake of a module of the user's own, 130 where it was interrupted."""
     from compiler.engine import ReplayError
     from compiler.user_modules import UserModuleError
-    from runners.errors import TrainingError
+    from runners.errors import TrainingError, TrainingStopped
 
     try:
         yield
@@ -36,6 +38,12 @@ def told(folder: Path) -> Iterator[None]:
     except UserModuleError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
+    except TrainingStopped as stopped:
+        where = f"stopped by {stopped.signal.name} after {stopped.where}"
+        if is_first():
+            click.echo(f"{where}; the same command goes on from there in {folder}", err=True)
+        raise SystemExit(128 + stopped.signal) from None
     except KeyboardInterrupt:
-        click.echo(f"stopped; the same command continues from the last epoch in {folder}", err=True)
+        where = "stopped; the same command goes on from the last checkpoint"
+        click.echo(f"{where} in {folder}", err=True)
         raise SystemExit(130) from None

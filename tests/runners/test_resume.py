@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from archspec.diagnostics import SpecError
 from archspec.dumping import dump
 from archspec.loading import Loaded, load
+from runners import loop
+from runners import train as module
+from runners.errors import TrainingStopped
 from runners.run_folder import TrainResult
 from runners.train import train
+from runners.weights import epoch_of
 
 Tiny = Callable[..., Loaded]
 
@@ -46,7 +53,7 @@ if moment == "in an epoch":
 elif moment == "while writing a checkpoint":
     torch.save = die_in_place_of(torch.save, 2, write_half)
 else:
-    runners.train.save_weights = die_in_place_of(runners.train.save_weights, 2)
+    runners.train.keep_weights = die_in_place_of(runners.train.keep_weights, 2)
 runners.train.train(load(spec), Path(output), device="cpu", quiet=True)
 """
 
@@ -96,8 +103,6 @@ def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(
 def test_an_interrupted_run_keeps_its_last_epoch(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runners import loop
-
     whole = train(tiny(), tmp_path / "whole", quiet=True)
     steps, step = iter(range(45)), loop.take_step
 
@@ -122,7 +127,7 @@ def test_a_checkpoint_holds_no_code(tiny: Tiny, tmp_path: Path) -> None:
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert content["standing"]["epochs"] == 1
     assert set(content) == {
-        "spec_hash", "standing", "model", "optimizer", "precision", "generators"
+        "spec_hash", "standing", "model", "optimizer", "precision", "average", "generators"
     }  # fmt: skip
 
 
@@ -135,6 +140,235 @@ def test_a_damaged_checkpoint_is_refused(tiny: Tiny, tmp_path: Path, damage: byt
     checkpoint.write_bytes(checkpoint.read_bytes()[:-5000] if damage is None else damage)
     with pytest.raises(SpecError, match=r"error\[E604\] .*checkpoint\.pt cannot be read"):
         train(tiny("train.epochs=1"), tmp_path, quiet=True)
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "lost", "of another spec"])
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    tiny: Tiny,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    """At every number of epochs, so that the best one is before and after the damage."""
+    whole = train(tiny("train.epochs=5"), tmp_path / "whole", quiet=True)
+    for epochs in (2, 3, 4):
+        output = tmp_path / f"{epochs}"
+        stop_after(monkeypatch, tiny("train.epochs=5"), output, epochs)
+        checkpoint = output / "checkpoint.pt"
+        content = torch.load(checkpoint, weights_only=True)
+        if damage == "truncated":
+            checkpoint.write_bytes(checkpoint.read_bytes()[:-5000])
+        elif damage == "foreign":
+            torch.save({"model": {}}, checkpoint)
+        elif damage == "of another spec":
+            torch.save({**content, "spec_hash": "0"}, checkpoint)
+        else:
+            checkpoint.unlink()
+        caplog.clear()
+        again = train(tiny("train.epochs=5"), output, quiet=True)
+        assert comparable(again) == comparable(whole)
+        assert_same_run(output, tmp_path / "whole")
+        if damage != "lost":
+            assert f"going on from the one before it, {epochs - 1} epochs" in caplog.text
+        assert not (output / "previous.pt").exists()
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, loaded: Loaded, output: Path, epochs: int) -> None:
+    """Train so many epochs of a run, and as good as kill it."""
+
+    def stopped(run: module.Run, standing: module.Standing, *arguments: Any) -> module.Standing:
+        if standing.epochs == epochs:
+            raise KeyboardInterrupt
+        return one_epoch(run, standing, *arguments)
+
+    one_epoch = module.one_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "one_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(loaded, output, quiet=True)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_best_weights_of_a_lost_epoch_are_not_those_of_an_earlier_one(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the machine does not repeat the epoch that is lost, bit for bit."""
+    stop_after(monkeypatch, tiny(), tmp_path, 2)
+    (tmp_path / "checkpoint.pt").unlink()
+    content = torch.load(tmp_path / "previous.pt", weights_only=True)
+    assert content["standing"]["best"]["epoch"] == 1
+    monkeypatch.setattr("runners.loop.learning_rate", lambda *_: 0.0)
+    result = train(tiny(), tmp_path, quiet=True)
+    assert epoch_of(tmp_path / "best.safetensors") == result.best_epoch
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_and_ends(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Within the first epoch, and within a later one, with a mean of weights and parts of steps."""
+    settings = ("train.ema=0.9", "train.accumulate=3")
+    whole = train(tiny(*settings), tmp_path / "whole", quiet=True)
+    step = loop.take_step
+    for moments in ((7,), (27, 9)):
+        output = tmp_path / f"stopped{len(moments)}"
+        for moment in moments:
+            steps = iter(range(moment - 1))
+
+            def signalled(*arguments: Any, steps: Any = steps) -> Any:
+                if next(steps, None) is None:
+                    signal.raise_signal(number)
+                return step(*arguments)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(loop, "take_step", signalled)
+                with pytest.raises(TrainingStopped) as caught:
+                    train(tiny(*settings), output, quiet=True)
+            assert caught.value.signal == number
+            assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+        again = train(tiny(*settings), output, quiet=True)
+        assert comparable(again) == comparable(whole)
+        assert_same_run(output, tmp_path / "whole")
+    assert caught.value.where == "1 epochs and 16 steps of the next one"
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_signal_while_validating_ends_at_once(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny(), tmp_path / "whole", quiet=True)
+    evaluate = module.evaluate
+
+    def signalled(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluate", signalled)
+        with pytest.raises(TrainingStopped, match="0 epochs and 20 steps of the next one"):
+            train(tiny(), tmp_path / "stopped", quiet=True)
+    assert not (tmp_path / "stopped" / "metrics.jsonl").read_text()
+    assert comparable(train(tiny(), tmp_path / "stopped", quiet=True)) == comparable(whole)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_second_signal_ends_without_waiting(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "take_step", twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), tmp_path, quiet=True)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_long_epochs_are_saved_on_the_way(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny(), tmp_path / "whole", quiet=True)
+    monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
+    steps, step = iter(range(29)), loop.take_step
+
+    def killed(*arguments: Any) -> Any:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "take_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), tmp_path / "stopped", quiet=True)
+    content = torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)
+    assert (content["standing"]["epochs"], content["standing"]["steps"]) == (1, 9)
+    assert comparable(train(tiny(), tmp_path / "stopped", quiet=True)) == comparable(whole)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import runners.train
+from archspec.loading import load
+
+spec, output = sys.argv[1:]
+one_epoch = runners.train.one_epoch
+
+def full_after_one(run, standing, *arguments):
+    if standing.epochs == 1:  # no file may grow past what a checkpoint needs
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    return one_epoch(run, standing, *arguments)
+
+runners.train.one_epoch = full_after_one
+try:
+    runners.train.train(load(spec), Path(output), device="cpu", quiet=True)
+except runners.train.TrainingError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of a file's size")
+def test_a_full_disk_leaves_the_last_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    spec, output = tmp_path / "tiny.yaml", tmp_path / "full"
+    spec.write_text(dump(tiny().tree))
+    command = [sys.executable, "-c", FULL_DISK, str(spec), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"cannot write .*checkpoint\.pt after 2 epochs: ", done.stdout)
+    assert torch.load(output / "checkpoint.pt", weights_only=True)["standing"]["epochs"] == 1
+    assert not list(output.glob(".*.partial"))
+    whole = train(load(spec), tmp_path / "whole", device="cpu", quiet=True)
+    assert comparable(train(load(spec), output, device="cpu", quiet=True)) == comparable(whole)
+    assert_same_run(output, tmp_path / "whole")
+
+
+def test_workers_and_pauses_change_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    """Images in files, changed one by one as they are read."""
+    photographs(tmp_path / "photos")
+    folder = {
+        "path": str(tmp_path / "photos"),
+        "augment": ["random_resized_crop", {"rand_augment": {"operations": 1}}],
+        "mean": [0.5],
+        "std": [0.5],
+        "validation": 0.25,
+    }
+    keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": {"classes": 2}}}
+    settings = ("train.epochs=2", "train.batch=8", "stages.trunk.depth=1")
+    whole = train(tiny(*settings, **keys), tmp_path / "whole", device="cpu", quiet=True)
+    workers = (*settings, "data.image_folder.workers=2")
+    step, steps = loop.take_step, iter(range(4))
+
+    def signalled(*arguments: Any) -> Any:
+        if next(steps, None) is None:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "take_step", signalled)
+        with pytest.raises(TrainingStopped):
+            train(tiny(*workers, **keys), tmp_path / "workers", device="cpu", quiet=True)
+    again = train(tiny(*workers, **keys), tmp_path / "workers", device="cpu", quiet=True)
+    assert comparable(again) == comparable(whole)
+    assert_same_run(tmp_path / "workers", tmp_path / "whole")
+
+
+def photographs(folder: Path) -> None:
+    """Grey images of two classes, each another."""
+    source = torch.Generator().manual_seed(0)
+    for part in ("train", "test"):
+        for label in ("dark", "light"):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(16):
+                noise = torch.randint(0, 160, (12, 12), generator=source, dtype=torch.uint8)
+                pixels = noise + (80 if label == "light" else 0)
+                Image.fromarray(pixels.numpy()).save(folder / part / label / f"{number}.png")
 
 
 @pytest.mark.usefixtures("stand_in")

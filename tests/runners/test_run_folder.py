@@ -15,9 +15,9 @@ from torch import nn
 
 from archspec.diagnostics import SpecError
 from archspec.loading import Loaded, load
-from runners.checkpoint import load_weights, save_weights
 from runners.files import replacing
 from runners.run_folder import RunFolder, TrainResult, finished, identity, keep_metrics, opened
+from runners.weights import load_weights, save_weights
 
 Tiny = Callable[..., Loaded]
 
@@ -47,7 +47,7 @@ def test_a_write_replaces_the_file_and_what_a_killed_process_left(tmp_path: Path
 def test_weights_that_layers_share_are_written_once(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     model[2].weight = model[0].weight
-    save_weights(tmp_path / "w.safetensors", model)
+    save_weights(tmp_path / "w.safetensors", model, 3)
     with safe_open(tmp_path / "w.safetensors", "pt") as file:
         assert len(file.keys()) == 3
     wanted = model[0].weight.detach().clone()

@@ -16,8 +16,8 @@ from torch import nn
 
 from archspec.diagnostics import SpecError
 from archspec.loading import Loaded
-from runners.checkpoint import Best
 from runners.progress import Glance, Memory, watching
+from runners.standing import Best
 from runners.tasks import ACCURACY, SUBOPTIMALITY
 from runners.train import TrainingError, train
 

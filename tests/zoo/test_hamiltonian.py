@@ -20,7 +20,7 @@ from archspec.training import Train
 from compiler.memory import StepMemory, step_memory
 from compiler.network import Network
 from compiler.resolve import resolve
-from runners.checkpoint import Parts
+from runners.parts import Parts
 from runners.loop import take_step
 from runners.tasks import ACCURACY, Batch, Outcome
 
@@ -252,7 +252,8 @@ def test_training_makes_the_penalty_smaller() -> None:
     weights = [layer.F.transpose_pair.kernel for layer in network.stages["fine"].layers]
     before = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    parts = Parts(Fabric(accelerator="cpu", devices=1), network, network, optimizer)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    parts = Parts(fabric, network, fabric.setup_module(network), optimizer)
     recipe = Train(epochs=1, batch=2, learning_rate=1.0)
     take_step(parts, NoTask(), recipe, (torch.randn(2, 3, 8, 8), torch.zeros(2)))
     change = 2e-4 * H * (before[1] - before[0])

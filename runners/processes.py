@@ -1,0 +1,55 @@
+"""Several processes that train one network, each on its share of every batch.
+
+`torchrun` starts them; Lightning Fabric connects them. Alone, a process is the first of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def shares(batches: list[list[int]], fabric: Fabric) -> list[list[int]]:
+    """This process's samples of each batch, as many as any other's: gradients are averaged over
+    processes. What is left over of a batch that does not divide waits for another epoch."""
+    rank, count = fabric.global_rank, fabric.world_size
+    return [batch[rank : len(batch) - len(batch) % count : count] for batch in batches]
+
+
+def parts_of(batches: list[list[int]], fabric: Fabric) -> list[tuple[list[int], bool]]:
+    """This process's samples of each batch, and whether they count. All processes run a network as
+    often, so one without samples is given another's, and they do not count."""
+    rank, count = fabric.global_rank, fabric.world_size
+    return [(batch[rank::count] or batch[:1], rank < len(batch)) for batch in batches]
+
+
+def gathered(values: Tensor, fabric: Fabric) -> list[Any]:
+    """A tensor (n, …) of every process, as lists of numbers, in one synchronisation."""
+    if fabric.world_size == 1:
+        return [values.tolist()]
+    rows = [torch.empty_like(values) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(rows, values)
+    return list(torch.stack(rows).tolist())
+
+
+def of_all(value: T, fabric: Fabric) -> list[T]:
+    """An object of every process, which stays on its device; for small ones."""
+    if fabric.world_size == 1:
+        return [value]
+    found: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def by_first(call: Callable[[], T], fabric: Fabric) -> T:
+    """What `call` gives to the first process, which alone makes it, given to all. Where it raises,
+    the others wait until `torchrun` ends them."""
+    found = call() if fabric.is_global_zero else None
+    result: T = fabric.broadcast(found)  # type: ignore[assignment]
+    return result

@@ -1,0 +1,44 @@
+"""Signals that ask a run to end: it ends after the step that it is in, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
+"""Windows alone has the last, and ends a console's processes with it."""
+
+
+@dataclass
+class Asked:
+    """Whether a signal has asked this process to end, and which."""
+
+    by: int = 0
+
+
+@contextmanager
+def asked_to_end() -> Iterator[Asked]:
+    """Within the block a first signal is noted and a second one raises `KeyboardInterrupt`. Other
+    threads than the main one cannot hear signals: there nothing changes."""
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked.by:
+            raise KeyboardInterrupt
+        asked.by = number
+
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            # None: set by other than Python, which cannot set it again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

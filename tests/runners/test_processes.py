@@ -1,0 +1,203 @@
+"""Several processes that train one network, by `torchrun` with gloo on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from archspec.diagnostics import SpecError
+from archspec.dumping import dump
+from archspec.loading import Loaded, load
+from runners.devices import check_processes
+from runners.run_folder import RunFolder
+from runners.sharded_checkpoint import PlainReader
+from runners.train import recipe_and_data, train
+
+Tiny = Callable[..., Loaded]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo and torchrun as on Linux")
+
+# Nothing is drawn, and rounding is not made larger by dividing by small second moments.
+PLAIN = (
+    "data.digits.augment=[]",
+    "stages.trunk.functions.G=[layer_norm, {mlp: 1}]",
+    "train.optimizer=sgd",
+    "train.learning_rate=0.05",
+)
+MOMENTUM: dict[str, Any] = {
+    "trunk": {
+        "depth": 2,
+        "coupling": "momentum_pair",
+        "functions": {
+            "F": ["layer_norm", {"attention": {"heads": 2}}],
+            "G": ["layer_norm", {"mlp": 1}],
+        },
+        "constants": {"gamma": {"learn": 0.9, "within": [0.5, 0.99]}},
+    }
+}
+
+
+def launched(
+    spec: Path, output: Path, *settings: str, processes: int = 2, **keys: Any
+) -> subprocess.Popen[str]:
+    given = [part for setting in settings for part in ("--set", setting)]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
+        "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+        "-m", "archspec", "train", str(spec), "--output", str(output), "--device", "cpu", *given,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **keys,
+    )
+
+
+def together(spec: Path, output: Path, *settings: str, processes: int = 2) -> str:
+    """What the processes print in the end, all being well."""
+    process = launched(spec, output, *settings, processes=processes)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def written(loaded: Loaded, path: Path) -> Path:
+    path.write_text(dump(loaded.tree))
+    return path
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_as_one(one: Path, other: Path) -> None:
+    """The same but for the order in which gradients and losses are summed."""
+    for name in ("best.safetensors", "last.safetensors"):
+        weights, expected = load_file(other / name), load_file(one / name)
+        assert list(weights) == list(expected)
+        for key, value in expected.items():
+            torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(lines(one), lines(other), strict=True):
+        for key in ("train_loss", "validation_loss", "validation_accuracy", "learning_rate"):
+            assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
+    assert (other / "result.json").is_file()
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_processes_give_the_weights_of_one(tiny: Tiny, tmp_path: Path, parallel: str) -> None:
+    loaded = tiny(*PLAIN, stages=MOMENTUM)
+    spec = written(loaded, tmp_path / "tiny.yaml")
+    alone = train(load(spec), tmp_path / "one", device="cpu", quiet=True)
+    said = together(spec, tmp_path / "two", f"train.parallel={parallel}", "train.accumulate=2")
+    assert len(re.findall("test accuracy", said)) == 1
+    assert_as_one(tmp_path / "one", tmp_path / "two")
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["parameters"] == alone.parameters
+    assert result["test_loss"] == pytest.approx(alone.test_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_processes_that_are_ended_go_on(tiny: Tiny, tmp_path: Path, parallel: str) -> None:
+    """By SIGTERM to `torchrun`, as Slurm sends it; the next time with another number of them."""
+    settings = (*PLAIN, "train.epochs=6", f"train.parallel={parallel}")
+    spec = written(tiny(*settings, stages=MOMENTUM), tmp_path / "tiny.yaml")
+    together(spec, tmp_path / "whole")
+    process = launched(spec, tmp_path / "stopped")
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert len(re.findall("stopped by SIGTERM after", err)) == 1, err
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    together(spec, tmp_path / "stopped", processes=1 if parallel == "fsdp2" else 2)
+    assert_as_one(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_weights_that_are_shared_survive_a_damaged_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    settings = (*PLAIN, "train.parallel=fsdp2", "train.epochs=3")
+    spec = written(tiny(*settings), tmp_path / "tiny.yaml")
+    output = tmp_path / "damaged"
+    together(spec, output)
+    shutil.copytree(output, tmp_path / "whole")
+    checkpoint = output / "checkpoint"
+    content = torch.load(checkpoint / "about.pt", weights_only=True)
+    assert content["standing"]["epochs"] == 3
+    # As it was before the last epoch: the whole one is that of epoch 3, and a copy of it, damaged.
+    (output / "result.json").unlink()
+    checkpoint.rename(output / "previous")
+    checkpoint.mkdir()
+    for file in (output / "previous").iterdir():
+        (checkpoint / file.name).write_bytes(file.read_bytes())
+    part = max(checkpoint.glob("*.distcp"), key=lambda path: path.stat().st_size)
+    part.write_bytes(part.read_bytes()[:100])
+    process = launched(spec, output)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert len(re.findall("going on from the one before it, 3 epochs", err)) == 1, err
+    assert_as_one(tmp_path / "whole", output)
+
+
+def test_an_index_of_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (tmp_path.joinpath("harm").touch, ())
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(pickle.UnpicklingError, match="is no part of a checkpoint"):
+        PlainReader(tmp_path).read_metadata()
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "message"),
+    [
+        (("train.batch=31",), "cpu", "a batch of 31 cannot be shared among 2 processes"),
+        (("train.parallel=fsdp2", "train.ema=0.9"), "cpu", "`ema` needs all weights in each"),
+        ((), "mps", "several processes train on the CPU or on CUDA devices"),
+    ],
+)
+def test_what_processes_cannot_do(
+    tiny: Tiny, settings: tuple[str, ...], device: str, message: str
+) -> None:
+    loaded = tiny(*settings)
+    recipe, _ = recipe_and_data(loaded)
+    with pytest.raises(SpecError, match=message):
+        check_processes(loaded, recipe, torch.device(device), 2)
+
+
+def test_a_mistake_is_told_once(tiny: Tiny, tmp_path: Path) -> None:
+    process = launched(written(tiny(), tmp_path / "tiny.yaml"), tmp_path / "run", "train.batch=31")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert err.count("a batch of 31 cannot be shared among 2 processes") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_several_processes_is_not_begun_anew_by_one(tiny: Tiny, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    loaded = tiny("train.epochs=1")
+    train(loaded, folder.path, device="cpu", quiet=True)
+    folder.result.unlink()
+    folder.checkpoint.unlink()
+    folder.shared_checkpoint.mkdir()
+    with pytest.raises(SpecError, match="processes that share the weights"):
+        train(loaded, folder.path, device="cpu", quiet=True)
