@@ -57,11 +57,11 @@ class Cifar100(LabelledImages):
 
 
 class ImageFiles(LabelledImages):
-    """Images in files, decoded as they are read."""
+    """Images or videos in files, decoded as they are read."""
 
     strict: bool = False
     """End the run at a file that cannot be decoded. Else such files are named, counted and passed
-    over: another image of the split stands in their place."""
+    over: a batch is smaller by them."""
 
 
 class ImageNet(ImageFiles):
@@ -93,6 +93,22 @@ class ImageFolder(ImageFiles):
     std: tuple[float, ...] = Field((0.229, 0.224, 0.225), strict=False)
 
 
+class VideoFolder(ImageFiles):
+    """A folder of `train/<class>/*` and `test/<class>/*` videos (`val` does for `test`), each in
+    `.mp4`, `.avi`, `.mkv`, `.webm` or `.mov`. A sample is a clip of the input's frames: from
+    anywhere in the video in training, from its centre else."""
+
+    kind: Literal["video_folder"] = "video_folder"
+    shorthand: ClassVar[str] = "path"
+    path: str
+    every: int = Field(4, ge=1, le=1024)
+    """Each so manieth frame of the video is one of the clip. Where a video ends before its clip,
+    its last frame is repeated."""
+    mean: tuple[float, ...] = Field((0.485, 0.456, 0.406), strict=False)
+    """Subtracted from each channel, of frames scaled to [0, 1]."""
+    std: tuple[float, ...] = Field((0.229, 0.224, 0.225), strict=False)
+
+
 class SparseCodes(DataSet):
     """Measurements y = D z + noise of sparse codes z, made in memory: D is a random matrix with
     columns of norm 1, each code is normal with probability `density` and else 0. The input has the
@@ -109,7 +125,7 @@ class SparseCodes(DataSet):
     """The seed of matrix and samples; `train.seed` leaves them as they are."""
 
 
-AnyImages = Digits | Cifar10 | Cifar100 | ImageNet | ImageFolder | FakeImages
+AnyImages = Digits | Cifar10 | Cifar100 | ImageNet | ImageFolder | VideoFolder | FakeImages
 AnyData = AnyImages | SparseCodes
 DataEntry = Annotated[
     Annotated[AnyData, Field(discriminator="kind")], OneKey("data set", *AnyData.__args__)

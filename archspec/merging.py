@@ -8,7 +8,13 @@ from archspec.diagnostics import Diagnostic, SpecError
 from archspec.tree import Node, Path
 
 _INDEX = re.compile(r"[0-9]{1,6}\Z")
-CHOICES: tuple[Path, ...] = (("input",), ("data",), ("task",), ("train", "optimizer"))
+CHOICES: tuple[Path, ...] = (
+    ("input",),
+    ("data",),
+    ("task",),
+    ("train", "optimizer"),
+    ("train", "schedule"),
+)
 """Paths whose map is a choice of one kind, replaced as a whole when another kind is chosen."""
 
 

@@ -52,9 +52,14 @@ def has_single(augmentations: Sequence[AnyAugmentation]) -> bool:
     return any(isinstance(each, SINGLE) for each in augmentations)
 
 
+def has_crop(augmentations: Sequence[AnyAugmentation]) -> bool:
+    """Whether one takes its part of a whole picture, and brings that to size itself."""
+    return any(isinstance(each, RandomResizedCrop) for each in augmentations)
+
+
 def single_augmentation(augmentations: Sequence[AnyAugmentation], size: tuple[int, int]) -> OnBatch:
     """A function from one image (C, H, W) of bytes to its augmented copy."""
-    return v2.Compose([_on_image(each, size) for each in augmentations])  # type: ignore[no-any-return]
+    return v2.Compose([on_image(each, size) for each in augmentations])  # type: ignore[no-any-return]
 
 
 def batch_augmentation(augmentations: Sequence[AnyAugmentation]) -> OnBatch:
@@ -67,10 +72,8 @@ def batch_augmentation(augmentations: Sequence[AnyAugmentation]) -> OnBatch:
 
 def image_augmentation(augmentations: Sequence[AnyAugmentation], size: tuple[int, int]) -> OnImage:
     """A function from a picture of any size to bytes (C, height, width), augmented."""
-    crops = any(isinstance(augmentation, RandomResizedCrop) for augmentation in augmentations)
-    # A random resized crop takes its part of the whole picture and brings it to size itself.
-    first = [] if crops else [fitting(size)]
-    steps = [_on_image(augmentation, size) for augmentation in augmentations]
+    first = [] if has_crop(augmentations) else [fitting(size)]
+    steps = [on_image(augmentation, size) for augmentation in augmentations]
     return v2.Compose([*first, *steps, v2.PILToTensor()])  # type: ignore[no-any-return]
 
 
@@ -168,7 +171,8 @@ def _uniform(count: int, low: float, high: float) -> Tensor:
 # Single images ------------------------------------------------------------------------------------
 
 
-def _on_image(augmentation: AnyAugmentation, size: tuple[int, int]) -> v2.Transform:
+def on_image(augmentation: AnyAugmentation, size: tuple[int, int]) -> v2.Transform:
+    """A transform of one picture or image, or of all frames of a clip alike."""
     if isinstance(augmentation, HorizontalFlip):
         return v2.RandomHorizontalFlip()
     if isinstance(augmentation, RandomCrop):

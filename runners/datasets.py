@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder, ImageNet
+from torchvision.datasets import CIFAR10, CIFAR100, DatasetFolder, ImageNet
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from archspec import data
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.spec import ImageInput
+from archspec.spec import ImageInput, VideoInput
 from runners.augment import (
     OnBatch,
     OnImage,
@@ -29,15 +31,26 @@ from runners.samples import (
     ChangedImages,
     FileImages,
     HeldImages,
+    ImageDecoder,
     Images,
     Measurements,
     NoiseImages,
 )
 from runners.sparse_codes import measured, open_lasso
+from runners.videos import (
+    EXTENSIONS,
+    ClipDecoder,
+    Covering,
+    Start,
+    at_centre,
+    at_random,
+    clip_augmentation,
+)
 
 TEST_EVERY = 5
 """One in so many digits of each class is a test image."""
 
+AnyFolder = data.ImageFolder | data.VideoFolder
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 DIGITS: Statistics = ((0.3053,), (0.3761,))
 CIFAR10_STATISTICS: Statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -86,6 +99,8 @@ def open_data_set(loaded: Loaded, entry: data.AnyImages) -> DataSet:
     given = loaded.spec.input
     if isinstance(entry, data.FakeImages):
         return _fake(loaded, entry)
+    if isinstance(entry, data.VideoFolder):
+        return _video_folder(loaded, entry)
     if not isinstance(given, ImageInput):
         message = f"the data set {entry.kind} holds images, and the input is {given.shape}"
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
@@ -222,7 +237,7 @@ def _imagenet(loaded: Loaded, entry: data.ImageNet, sizes: tuple[int, ...]) -> D
 
 def _image_folder(loaded: Loaded, entry: data.ImageFolder, sizes: tuple[int, ...]) -> DataSet:
     _check_channels(loaded, sizes[0])
-    train, test = _open_folders(loaded, entry)
+    train, test = _open_folders(loaded, entry, "images", IMG_EXTENSIONS)
     _check(loaded, entry.kind, None, len(train.classes))
     statistics = _folder_statistics(loaded, entry, sizes[0])
     return _files(loaded, entry, train, test, sizes, statistics)
@@ -230,24 +245,23 @@ def _image_folder(loaded: Loaded, entry: data.ImageFolder, sizes: tuple[int, ...
 
 def _check_channels(loaded: Loaded, channels: int) -> None:
     if channels not in (1, 3):
-        message = f"image files have 1 channel (grey) or 3, and the input {channels}"
+        message = f"files are read in 1 channel (grey) or 3, and the input has {channels}"
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
 
 
 def _files(
     loaded: Loaded,
     entry: data.ImageFiles,
-    train: ImageFolder,
-    test: ImageFolder,
+    train: DatasetFolder,
+    test: DatasetFolder,
     sizes: tuple[int, ...],
     statistics: Statistics,
 ) -> DataSet:
     """Images in files, augmented one by one as they are decoded."""
     channels, height, width = sizes
 
-    def images(folder: ImageFolder, transform: OnImage) -> FileImages:
-        paths = tuple(path for path, _ in folder.samples)
-        return FileImages(paths, torch.tensor(folder.targets), channels, transform, entry.strict)
+    def images(folder: DatasetFolder, transform: OnImage) -> FileImages:
+        return _decoded(folder, "image", ImageDecoder(channels, transform), entry)
 
     augment = before_normalising(entry.augment)
     plain = plain_image((height, width))
@@ -260,21 +274,65 @@ def _files(
     )
 
 
-def _open_folders(loaded: Loaded, entry: data.ImageFolder) -> tuple[ImageFolder, ImageFolder]:
-    span = loaded.tree.where(("data", "image_folder", "path"))
+def _video_folder(loaded: Loaded, entry: data.VideoFolder) -> DataSet:
+    """Clips, decoded and augmented one by one."""
+    given = loaded.spec.input
+    if not isinstance(given, VideoInput):
+        message = f"the data set {entry.kind} holds videos, and the input is {given.shape}"
+        raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
+    channels, frames, height, width = given.sizes
+    _check_channels(loaded, channels)
+    train, test = _open_folders(loaded, entry, "videos", EXTENSIONS)
+    _check(loaded, entry.kind, None, len(train.classes))
+    statistics = _folder_statistics(loaded, entry, channels)
+    if find_spec("av") is None:
+        message = "videos are decoded by PyAV, which is not installed"
+        help = "python -m pip install av"
+        raise SpecError([Diagnostic("E601", message, loaded.tree.where(("data",)), help)])
+
+    def clips(folder: DatasetFolder, start: Start, transform: OnBatch) -> FileImages:
+        decoder = ClipDecoder(channels, frames, entry.every, start, transform)
+        return _decoded(folder, "video", decoder, entry)
+
+    plain = Covering((height, width))
+    augment = clip_augmentation(before_normalising(entry.augment), (height, width))
+    return DataSet(
+        clips(train, at_random, augment),
+        clips(train, at_centre, plain),
+        clips(test, at_centre, plain),
+        batch_augmentation(()),
+        statistics,
+    )
+
+
+def _decoded(
+    folder: DatasetFolder, noun: str, decode: Callable[[str], Tensor], entry: data.ImageFiles
+) -> FileImages:
+    paths = tuple(path for path, _ in folder.samples)
+    return FileImages(paths, torch.tensor(folder.targets), noun, decode, entry.strict)
+
+
+def _open_folders(
+    loaded: Loaded, entry: AnyFolder, noun: str, extensions: tuple[str, ...]
+) -> tuple[DatasetFolder, DatasetFolder]:
+    """Training and test files of a folder, in the same classes. Raises `SpecError`."""
+    span = loaded.tree.where(("data", entry.kind, "path"))
     root = Path(entry.path)
     tests = [name for name in ("test", "val") if (root / name).is_dir()]
     if not (root / "train").is_dir() or not tests:
         missing = "train" if not (root / "train").is_dir() else "test (or val)"
         message = f"there is no folder {root / missing}"
         help = (
-            "images are looked for in train/<class>/* and test/<class>/* of this path; name the "
-            "folder where yours are: --set data.image_folder.path=FOLDER"
+            f"{noun} are looked for in train/<class>/* and test/<class>/* of this path; name the "
+            f"folder where yours are: --set data.{entry.kind}.path=FOLDER"
         )
         raise SpecError([Diagnostic("E601", message, span, help)])
     try:
-        train, test = ImageFolder(root / "train"), ImageFolder(root / tests[0])
-    except OSError as error:  # a class without images, among others
+        train, test = (
+            DatasetFolder(str(root / part), loader=str, extensions=extensions)
+            for part in ("train", tests[0])
+        )
+    except OSError as error:  # a class without files, among others
         message = f"cannot read {root}: {error}"
         raise SpecError([Diagnostic("E601", message, span)]) from None
     if train.classes != test.classes:
@@ -284,7 +342,7 @@ def _open_folders(loaded: Loaded, entry: data.ImageFolder) -> tuple[ImageFolder,
     return train, test
 
 
-def _folder_statistics(loaded: Loaded, entry: data.ImageFolder, channels: int) -> Statistics:
+def _folder_statistics(loaded: Loaded, entry: AnyFolder, channels: int) -> Statistics:
     errors = []
     found: list[tuple[float, ...]] = []
     for name, values in (("mean", entry.mean), ("std", entry.std)):
@@ -293,7 +351,7 @@ def _folder_statistics(loaded: Loaded, entry: data.ImageFolder, channels: int) -
         if len(values) != channels or (name == "std" and min(values) <= 0):
             wanted = "positive number" if name == "std" else "number"
             message = f"`{name}` needs one {wanted} for each of {channels} channels"
-            span = loaded.tree.where(("data", "image_folder", name))
+            span = loaded.tree.where(("data", entry.kind, name))
             errors.append(Diagnostic("E602", message, span))
         found.append(values)
     if errors:
@@ -303,11 +361,14 @@ def _folder_statistics(loaded: Loaded, entry: data.ImageFolder, channels: int) -
 
 def normalising(statistics: Statistics, augment: OnBatch) -> Callable[[Tensor], Tensor]:
     """A function from a batch as it is read to what a model sees."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in statistics)
 
     def normalise(images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        return (augment(images) - mean.to(images.device)) / std.to(images.device)
+        mean, std = (
+            torch.tensor(values, device=images.device).view(-1, *[1] * (images.ndim - 2))
+            for values in statistics
+        )
+        return (augment(images) - mean) / std
 
     return normalise

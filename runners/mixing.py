@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from archspec.augmentation import AnyAugmentation, CutMix, MixUp, RandomErasing
@@ -16,7 +17,8 @@ AREAS = (0.02, 1 / 3)
 ASPECTS = (0.3, 3.3)
 
 OnBatch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From images (B, C, H, W) and labels (B) to images, and labels or shares of classes (B, K)."""
+"""From images (B, C, H, W) or clips (B, C, T, H, W), and labels (B), to such, and labels or shares
+of classes (B, K)."""
 
 
 def mixing(augmentations: Sequence[AnyAugmentation], classes: int) -> OnBatch:
@@ -29,10 +31,16 @@ def mixing(augmentations: Sequence[AnyAugmentation], classes: int) -> OnBatch:
         for each in erased:
             images = erase(images, each.probability)
         if mix is not None:
-            images, labels = mix(images, labels)
+            mixed_images, labels = mix(_taken(images), labels)
+            images = mixed_images.as_subclass(Tensor)
         return images, labels
 
     return change
+
+
+def _taken(images: Tensor) -> Tensor:
+    """As torchvision takes a batch, clips by their type."""
+    return tv_tensors.Video(images) if images.ndim == 5 else images
 
 
 def _mix(augmentation: MixUp | CutMix, classes: int) -> v2.Transform:
@@ -42,8 +50,9 @@ def _mix(augmentation: MixUp | CutMix, classes: int) -> v2.Transform:
 
 def erase(images: Tensor, probability: float) -> Tensor:
     """Some images (B, C, H, W) with normal noise in a rectangle, as the published recipes have it
-    (`pixel` mode): each image by itself, all at once."""
-    count, _, height, width = images.shape
+    (`pixel` mode): each image by itself, all at once. Of a clip (B, C, T, H, W), all frames have
+    it in one place."""
+    count, (height, width) = len(images), images.shape[-2:]
     area = torch.empty(count).uniform_(*AREAS) * height * width
     aspect = torch.empty(count).uniform_(*map(math.log, ASPECTS)).exp()
     rows = (area * aspect).sqrt().round().clamp(1, height - 1)
@@ -54,7 +63,8 @@ def erase(images: Tensor, probability: float) -> Tensor:
     noise = torch.randn(images.shape).to(images)
     inside = _between(top, rows, height)[:, :, None] & _between(left, columns, width)[:, None]
     erased = (inside & chosen[:, None, None]).to(images.device)
-    return torch.where(erased[:, None], noise, images)
+    every_channel = erased.view(count, *[1] * (images.ndim - 3), height, width)
+    return torch.where(every_channel, noise, images)
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:

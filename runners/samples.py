@@ -81,12 +81,15 @@ class NoiseImages:
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images decoded from files each time."""
+    """Images, or clips of videos, decoded from files each time."""
 
     paths: tuple[str, ...]
     labels: Tensor
-    channels: int
-    transform: Callable[[Image.Image], Tensor]
+    noun: str
+    """What a file holds, as a person is told of it."""
+    decode: Callable[[str], Tensor]
+    """From a path to bytes (C, H, W), or of a video (C, T, H, W). Raises OSError, SyntaxError or
+    ValueError."""
     strict: bool
     """Whether a file that cannot be decoded ends the run; else it is left out."""
 
@@ -95,17 +98,27 @@ class FileImages:
         for index in indices:
             path = self.paths[index]
             try:
-                images.append(self._decoded(path))
+                images.append(self.decode(path))
                 kept.append(index)
             except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
                 unreadable[path] = str(error) or type(error).__name__
         if unreadable and (self.strict or not kept):
             path, why = next(iter(unreadable.items()))
-            others = "" if self.strict else f", nor any other of its {len(indices)}-image batch"
-            raise TrainingError(f"cannot read the image {path}{others}: {why}")
+            others = (
+                "" if self.strict else f", nor any other of its {len(indices)}-{self.noun} batch"
+            )
+            raise TrainingError(f"cannot read the {self.noun} {path}{others}: {why}")
         return torch.stack(images), self.labels[kept], unreadable
 
-    def _decoded(self, path: str) -> Tensor:
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """Images in files, in colour or grey."""
+
+    channels: int
+    transform: Callable[[Image.Image], Tensor]
+
+    def __call__(self, path: str) -> Tensor:
         with Image.open(path) as image:
             return self.transform(image.convert("L" if self.channels == 1 else "RGB"))
 

@@ -1,4 +1,4 @@
-"""Image files that could not be decoded: named, counted, and passed over."""
+"""Files of images and videos that could not be decoded: named, counted, and passed over."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PassedOver:
         if not new:
             return
         for path, why in list(new.items())[: max(0, MOST_TOLD - len(self.known))]:
-            LOG.warning("cannot read the image %s, which is passed over: %s", path, why)
+            LOG.warning("cannot read the file %s, which is passed over: %s", path, why)
         self.known.update(new)
         write_json(self.file, self.known)
 

@@ -11,7 +11,7 @@ from archspec.augmentation import CutMix, HorizontalFlip, RandomCrop
 from archspec.diagnostics import SpecError
 from archspec.loading import Loaded, load, read_file, zoo
 from archspec.spec import Recipe
-from archspec.training import Steps
+from archspec.training import Cosine, Steps
 from archspec.validation import validate
 
 RECIPES = sorted((zoo() / "recipes").glob("*.yaml"))
@@ -80,6 +80,37 @@ def test_another_recipe_takes_the_place_of_what_was_inherited(tmp_path: Path) ->
     assert CutMix() in loaded.spec.data.augment  # type: ignore[union-attr]
     by_setting = load("revnet38_cifar10", ["train.epochs=5", "recipe=short_cifar"])
     assert by_setting.spec.train == loaded.spec.train
+
+
+NAMED = {
+    "minrev_cifar": ["rev_vit_cifar10", "vit_cifar10", "bdia_vit_cifar10", "momrev_vit_cifar10",
+                     "momrev_vit_cifar10_learned"],
+    "rev_vit_b": ["rev_vit_b", "vit_b", "momrev_vit_b", "rev_vit_l", "vit_l", "momrev_vit_l"],
+    "rev_vit_s": ["rev_vit_s", "vit_s", "momrev_vit_s"],
+    "rev_mvit_b": ["rev_mvit_b", "mvit_b", "momrev_mvit_b"],
+    "rev_mvit_b_video": ["rev_mvit_b_video"],
+    "revnet_cifar": ["revnet38_cifar10", "revnet164_cifar10", "hamiltonian218_cifar10",
+                     "midpoint62_cifar10", "leapfrog26_cifar10"],
+    "revnet_imagenet": ["revnet104"],
+    "resnet_imagenet": ["resnet18", "resnet152", "momentum_resnet101"],
+    "resnet_cifar": ["resnet32_cifar10", "momentum_resnet32_cifar10"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", NAMED)
+def test_networks_that_are_compared_are_trained_by_one_recipe(recipe: str) -> None:
+    content = validate(Recipe, read_file(zoo() / "recipes" / f"{recipe}.yaml"))
+    for name in NAMED[recipe]:
+        loaded = load(name)
+        assert loaded.spec.train == content.train, name
+        assert loaded.spec.data.augment == content.augment, name  # type: ignore[union-attr]
+
+
+def test_another_schedule_takes_the_place_of_one() -> None:
+    train = {"schedule": {"cosine": {}}, "final_learning_rate": 1e-4}
+    loaded = load(spec(recipe="revnet_cifar", train=train))
+    assert loaded.spec.train is not None
+    assert loaded.spec.train.schedule == Cosine()
 
 
 def test_a_recipe_beside_the_spec_comes_first(tmp_path: Path) -> None:

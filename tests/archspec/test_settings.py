@@ -85,9 +85,9 @@ GOLDEN = {
 --set:1:7: error[E103] unknown key `epoch`
     1 | train.epoch=5
       |       ^^^^^
-  help: did you mean `epochs`?  names here: batch, clip, epochs, final_learning_rate, \
-label_smoothing, learning_rate, optimizer, precision, schedule, seed, start_from, warmup, \
-weight_decay""",
+  help: did you mean `epochs`?  names here: accumulate, batch, clip, compile, ema, epochs, \
+final_learning_rate, label_smoothing, layer_decay, learning_rate, max_minutes, optimizer, \
+parallel, patience, precision, schedule, seed, start_from, warmup, watch, weight_decay""",
     " train.epochs = five": """\
 --set:1:17: error[E105] expected a whole number, found `five`
     1 |  train.epochs = five

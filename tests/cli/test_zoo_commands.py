@@ -76,7 +76,7 @@ def test_list_as_json_and_by_name(archspec) -> None:
     base, digits = json.loads(done.stdout)
     assert digits["name"] == "rev_vit_digits"
     assert (base["family"], base["parameters"]) == ("Rev-ViT", 87_335_656)
-    assert (base["data"], base["cite"]) == ("image_folder", ["mangalam2022"])
+    assert (base["data"], base["cite"]) == ("imagenet", ["mangalam2022"])
 
 
 def test_list_by_family(archspec) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from archspec.diagnostics import SpecError
 from archspec.loading import Loaded
-from runners.data import Data, in_order, open_data, read, shuffled
+from runners.data import Data, Reading, in_order, open_data, read, shuffled
 from runners.errors import TrainingError
 from runners.unreadable import passed_over
 
@@ -217,7 +217,7 @@ def test_workers_read_the_same_images_each_time(tiny: Tiny, tmp_path: Path) -> N
 
     def epoch(number: int) -> torch.Tensor:
         batches = shuffled(split, 4, 0, number)
-        return torch.cat([images for images, _ in read(split, batches, CPU, 0, number)])
+        return torch.cat([images for images, _ in read(split, batches, CPU, Reading(0, number))])
 
     state = torch.get_rng_state()
     assert torch.equal(epoch(1), epoch(1))
