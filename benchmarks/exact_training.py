@@ -38,10 +38,10 @@ import archspec
 from archspec.loading import load
 from archspec.training import Train
 from compiler.base_network import set_progress
-from runners.parts import Parts
 from runners.data import Data, open_data, read, shuffled
 from runners.devices import open_fabric
 from runners.optim import learning_rate, set_learning_rate
+from runners.parts import Parts
 from runners.tasks import Batch
 from runners.train import build_model, recipe_and_data, set_up, train
 

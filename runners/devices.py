@@ -66,7 +66,10 @@ def _autocast(recipe: Train, device: torch.device) -> list[Any]:
 STRATEGIES: Mapping[str, Callable[[int], Strategy]] = {
     "ddp": lambda count: DDPStrategy(),
     "fsdp2": lambda count: ModelParallelStrategy(
-        lambda network, mesh: shard(network, mesh["data_parallel"]),
+        # FSDP takes no other layout.
+        lambda network, mesh: shard(
+            network.to(memory_format=torch.contiguous_format), mesh["data_parallel"]
+        ),
         data_parallel_size=count,
         tensor_parallel_size=1,
     ),

@@ -24,6 +24,7 @@ from runners.data import Data, open_data, shuffled
 from runners.devices import matrix_precision, open_fabric
 from runners.drift_log import drift_scalars
 from runners.errors import TrainingError, TrainingStopped
+from runners.layout import channels_last_where_it_pays
 from runners.loop import Step, evaluate, train_epoch
 from runners.parts import Parts, set_up
 from runners.processes import by_first
@@ -160,11 +161,11 @@ def _says_nothing(loaded: Loaded) -> Diagnostic:
 
 
 def build_model(loaded: Loaded) -> nn.Module:
-    """The network of a spec."""
+    """The network of a spec, laid out as it is fastest."""
     from compiler.network import build
     from compiler.resolve import resolve
 
-    return build(resolve(loaded))
+    return channels_last_where_it_pays(build(resolve(loaded)))
 
 
 class Checkpoints(Protocol):

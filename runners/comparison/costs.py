@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,8 @@ class Costs:
     macs: int | None
     """Of one input, forward."""
     training: Usage | None
-    """Of a step: weights, gradients, the optimizer's state, activations. None where values that
+    """Of a step: weights, gradients, the optimizer's state, activations of a part of the batch,
+    where it is taken in parts; without an average of the weights. None where values that
     are not there are asked for, as exact arithmetic does and modules of the user's own may."""
     testing: Usage | None
     """Of a batch in evaluation."""
@@ -59,8 +61,11 @@ def _usage(plan: NetworkPlan, recipe: Train) -> tuple[Usage, Usage]:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, torch.random.fork_rng(devices=[]), LiveBytes() as live:
         network.to_empty(device="cpu")
+        for stage in network.stages:
+            if stage.backward == "reversible" and stage.facts.invertible_from > 0:
+                stage.backward = "checkpoint"  # as it begins, which takes more
         optimizer = build_optimizer(network, recipe)
-        inputs = torch.empty(recipe.batch, *plan.input.sizes)
+        inputs = torch.empty(math.ceil(recipe.batch / recipe.accumulate), *plan.input.sizes)
         for _ in range(2):
             live.restart()
             _step(network, optimizer, inputs, recipe)

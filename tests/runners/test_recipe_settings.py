@@ -16,15 +16,19 @@ from torch import Tensor, nn
 
 from archspec.loading import Loaded
 from archspec.training import Train
+from compiler.network import build
+from compiler.resolve import resolve
 from runners import loop
 from runners.data import open_data
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
+from runners.layout import channels_last_where_it_pays
 from runners.loop import differentiate, take_step
 from runners.optim import layer_heights, parameter_groups, set_learning_rate
 from runners.parts import Parts, set_up
 from runners.tasks import open_task
 from runners.train import build_model, recipe_and_data, train
+from runners.weights import load_weights
 
 Tiny = Callable[..., Loaded]
 
@@ -121,6 +125,48 @@ def test_tf32_is_for_the_run_alone() -> None:
     assert torch.get_float32_matmul_precision() == before
     with matrix_precision(recipe.model_copy(update={"precision": "fp32"})):
         assert torch.get_float32_matmul_precision() == before
+
+
+CONVOLUTIONS: dict[str, Any] = {
+    "stem": [{"conv": {"out": 8}}],
+    "stages": {
+        "trunk": {
+            "depth": 2,
+            "coupling": "additive",
+            "functions": {name: ["batch_norm", "relu", {"conv": {}}] for name in "FG"},
+        }
+    },
+    "head": [{"pool": "mean"}, {"linear": "classes"}],
+}
+
+
+def test_convolutions_are_channels_last_where_it_pays(tiny: Tiny, tmp_path: Path) -> None:
+    loaded = tiny("train.epochs=1", **CONVOLUTIONS)
+    torch.manual_seed(0)
+    model: Any = build_model(loaded)
+    torch.manual_seed(0)
+    plain: Any = build(resolve(loaded))
+    kernels = [p for p in model.parameters() if p.dim() == 4]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    images, labels = batch_of(loaded, 8)
+    streams = model.stages[0].split(model.stem(images))
+    assert all(s.is_contiguous(memory_format=torch.channels_last) for s in streams)
+    losses = [nn.functional.cross_entropy(network(images), labels) for network in (model, plain)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(*losses)
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+    result = train(loaded, tmp_path, device="cpu", quiet=True)
+    load_weights(tmp_path / "best.safetensors", plain)
+    assert result.parameters == sum(p.numel() for p in plain.parameters())
+
+
+def test_other_networks_stay_as_they_are(tiny: Tiny) -> None:
+    for network in (build_model(tiny()), nn.Conv2d(3, 3, 3)):
+        layout = [p.is_contiguous() for p in channels_last_where_it_pays(network).parameters()]
+        assert all(layout)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")

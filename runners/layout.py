@@ -1,0 +1,29 @@
+"""How images lie in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from compiler.functions.maps import Squeeze
+from compiler.network import Network
+
+
+def channels_last_where_it_pays(model: nn.Module) -> nn.Module:
+    """A network whose stages convolve images, with its kernels channels last, which its streams
+    then are too: faster on CPUs, and on GPUs in TF32, bf16 and fp16. Others stay as they are, and
+    so do those that squeeze their streams, which moves all of a stream in either layout
+    (`benchmarks/memory_layout.py`)."""
+    if isinstance(model, Network) and convolves(model.stages) and not squeezes(model.stages):
+        model.to(memory_format=torch.channels_last)
+    return model
+
+
+def convolves(stages: nn.Module) -> bool:
+    """Whether there are kernels of images that see more than one channel."""
+    return any(p.dim() == 4 and p.shape[1] > 1 for p in stages.parameters())
+
+
+def squeezes(stages: nn.Module) -> bool:
+    """Whether streams go from space to depth."""
+    return any(isinstance(module, Squeeze) for module in stages.modules())
