@@ -27,7 +27,7 @@ from runners.errors import TrainingError, TrainingStopped
 from runners.layout import channels_last_where_it_pays
 from runners.loop import Step, evaluate, train_epoch
 from runners.parts import Parts, set_up
-from runners.processes import by_first
+from runners.processes import by_first, of_all
 from runners.progress import Glance, Silent, Watcher, forget_peak, memory, watching
 from runners.randomness import derived_seed
 from runners.records import NoRecords, Records, recording
@@ -247,6 +247,7 @@ def telling(run: Run, standing: Standing, quiet: bool) -> Iterator[tuple[Watcher
 def one_epoch(run: Run, standing: Standing, watcher: Watcher, records: Records) -> Standing:
     """Train what is left of an epoch, validate, and write down where the run stands."""
     parts, recipe, task, epoch = run.parts, run.recipe, run.task, standing.epochs + 1
+    alone = parts.fabric.world_size == 1
     trained = train_epoch(
         parts,
         task,
@@ -265,7 +266,8 @@ def one_epoch(run: Run, standing: Standing, watcher: Watcher, records: Records) 
         run.data.validation,
         recipe.batch,
         run.unreadable.note,
-        lambda: stop_if_asked(run, standing, run.asked.by),
+        # Several processes validate to the end: they must agree before they stop.
+        lambda: stop_if_asked(run, standing, run.asked.by if alone else 0),
     )
     if not math.isfinite(validated.loss):
         raise TrainingError(f"the validation loss is {validated.loss} after epoch {epoch}")
@@ -280,7 +282,7 @@ def one_epoch(run: Run, standing: Standing, watcher: Watcher, records: Records) 
     if best.epoch == epoch:
         keep_best(run, best)
     watcher.epoch(glance(run, epoch, trained), validated.measured, best.measured)
-    stop_if_asked(run, standing, run.asked.by)
+    stop_if_asked(run, standing, max(of_all(run.asked.by, parts.fabric)))
     return standing
 
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
 
 import archspec as package
 from archspec.loading import load
@@ -27,6 +33,25 @@ def test_a_short_run_learns_and_leaves_its_folder(archspec, tmp_path) -> None:
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
     again = archspec("train", "momrev_vit_digits", *SHORT, "--output", "run", "--json")
     assert json.loads(again.stdout) == result
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way")
+def test_an_interrupted_run_goes_on(archspec, tmp_path) -> None:
+    settings = [part for setting in SHORT[1::2] for part in ("--set", setting)]
+    arguments = ["train", "momrev_vit_digits", *settings, "--output", "run"]
+    command = [sys.executable, "-m", "archspec", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.is_file() or not metrics.read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"stopped by SIGINT after \d epochs.*goes on from there in run", err)
+    assert "Traceback" not in err
+    done = archspec(*arguments, "--json")
+    assert json.loads(done.stdout)["epochs"] == 6
 
 
 def test_another_spec_does_not_overwrite_a_run(archspec, tmp_path) -> None:
