@@ -22,8 +22,9 @@ class LabelledImages(DataSet):
 
     augment: tuple[AugmentationEntry, ...] = Field((), strict=False)
     """Applied to training images in turn."""
-    workers: int = Field(0, ge=0, le=64)
-    """Processes that read images; 0 reads in the training process."""
+    workers: int | None = Field(None, ge=0, le=64)
+    """Processes that read images; 0 reads in the training process. If not said, as many as it has
+    cores, 8 at most, where there are enough images to be worth it."""
     repeat: int = Field(1, ge=1, le=16)
     """Repeated augmentation: each image stands so many times in an epoch's order, augmented anew,
     and the epoch is as long as without it (Hoffer et al. 2020)."""

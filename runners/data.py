@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,10 @@ from runners.randomness import derived_seed, generator
 from runners.samples import HeldImages, Read, Samples, Unreadable
 from runners.tasks import Batch
 
+WORTH_WORKERS = 2000
+"""Samples."""
+MOST_WORKERS = 8
+
 Batches = list[list[int]]
 """The samples of each batch, by index."""
 
@@ -34,7 +39,8 @@ class Split:
     indices: Tensor
     prepare: Callable[[Tensor, Tensor], Batch]
     """From a batch as it is read to what a model sees; done on the model's device."""
-    workers: int = 0
+    workers: int | None = 0
+    """Processes that read it; None: as many as are worth it."""
     repeat: int = 1
     """So many times each sample stands in an epoch's order, which is no longer for it."""
 
@@ -211,11 +217,27 @@ def _raw(split: Split, batches: Batches, device: torch.device, reading: Reading)
             Seeded(split.samples),  # type: ignore[arg-type]  # read by __getitems__ alone
             batch_sampler=seeded,  # type: ignore[arg-type]  # goes there as it is
             collate_fn=_as_read,
-            num_workers=split.workers,
+            num_workers=enough_workers(len(split)) if split.workers is None else split.workers,
             generator=torch.Generator(),  # else the loader draws from the global one
             pin_memory=device.type == "cuda",
         )
     )
+
+
+def enough_workers(count: int) -> int:
+    """Processes to read so many samples with: each takes seconds to start, where it is not forked,
+    and several trainings may share a machine."""
+    if count < WORTH_WORKERS:
+        return 0
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_WORKERS, cores() // here))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _as_read(batch: Any) -> Any:

@@ -13,7 +13,17 @@ from PIL import Image
 
 from archspec.diagnostics import SpecError
 from archspec.loading import Loaded
-from runners.data import Data, Reading, in_order, open_data, read, shuffled
+from runners.data import (
+    Data,
+    Reading,
+    Seeded,
+    cores,
+    enough_workers,
+    in_order,
+    open_data,
+    read,
+    shuffled,
+)
 from runners.errors import TrainingError
 from runners.unreadable import passed_over
 
@@ -341,3 +351,28 @@ def test_repeated_augmentation_repeats_images(tiny: Tiny) -> None:
     assert len(order) == 1297 // 60 * 60
     assert all(len(set(order[i : i + 3])) == 1 for i in range(0, len(order), 3))
     assert len(set(order)) == len(order) // 3
+
+
+def test_workers_are_as_many_as_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runners.data.cores", lambda: 12)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [enough_workers(count) for count in (10, 1999, 2000, 10**6)] == [0, 0, 8, 8]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert enough_workers(10**6) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert enough_workers(10**6) == 1
+    monkeypatch.undo()
+    assert cores() >= 1
+
+
+def test_what_is_read_can_be_sent_to_another_process(tiny: Tiny, tmp_path: Path) -> None:
+    """Where processes are not forked, samples are pickled."""
+    moves = ["random_resized_crop", "horizontal_flip", {"random_crop": 1}]
+    augment = [*moves, {"rand_augment": {"operations": 1}}, {"colour_jitter": 0.4}]
+    data = opened(folder_spec(tiny, write_folder(tmp_path), augment=augment))
+    for split in (data.training, data.validation, data.test):
+        batch = (3, split.indices.tolist())
+        sent = pickle.loads(pickle.dumps(Seeded(split.samples)))
+        assert torch.equal(
+            sent.__getitems__(batch)[0], Seeded(split.samples).__getitems__(batch)[0]
+        )
