@@ -10,6 +10,7 @@ import click
 from archspec.cli.options import allow_modules, spec_name
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
+from archspec.cli.shell import typed
 from archspec.cli.training import device as device_option
 from archspec.cli.training import told
 
@@ -65,7 +66,6 @@ def command(
     report.html in the output folder, with the same as Markdown and JSON beside it.
     """
     import json
-    import shlex
     import sys
     from dataclasses import replace
 
@@ -94,7 +94,7 @@ def command(
         measured = run_study(
             arms, study.seeds, folder, device=device, quiet=quiet, tell=_silent if quiet else _tell
         )
-    line = shlex.join(["archspec", *sys.argv[1:]])
+    line = typed(sys.argv[1:])
     found = report(study, against, measured, line)
     page = write_report(found, folder)
     for sentence in findings(found):

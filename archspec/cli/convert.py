@@ -9,6 +9,7 @@ import click
 
 from archspec.cli.options import allow_modules, spec_argument
 from archspec.cli.options import settings as settings_option
+from archspec.cli.shell import typed
 
 if TYPE_CHECKING:
     from archspec.loading import Loaded
@@ -186,8 +187,6 @@ def _write(network: Network, path: Path, label: str) -> None:
 
 
 def _say_what_is_next(spec: str, settings: tuple[str, ...], loaded: Loaded, path: Path) -> None:
-    import shlex
-
     from archspec.dumping import scalar_text
 
     if loaded.spec.train is None or loaded.spec.data is None:
@@ -196,4 +195,4 @@ def _say_what_is_next(spec: str, settings: tuple[str, ...], loaded: Loaded, path
         settings = (*settings, f"train.start_from={scalar_text(str(path))}")
     given = [part for setting in settings for part in ("--set", setting)]
     given += [part for package in loaded.packages for part in ("--allow-modules", package)]
-    click.echo(f"next: {shlex.join(['archspec', 'train', spec, *given])}")
+    click.echo(f"next: {typed(['train', spec, *given])}")

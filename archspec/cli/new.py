@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from archspec.cli.options import allow_modules, spec_name
+from archspec.cli.shell import typed
 
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(10))}
 """Of Windows, whatever comes after a dot."""
@@ -36,8 +37,6 @@ def command(name: str, parent: str, extends: bool, packages: tuple[str, ...]) ->
     It stands alone: all that the other spec inherits is written out, its coupling's update too,
     each part with a comment. Nothing is overwritten.
     """
-    import shlex
-
     from archspec.cited import with_all_keys
     from archspec.loading import load
     from archspec.starting import extending, written_out
@@ -60,7 +59,7 @@ def command(name: str, parent: str, extends: bool, packages: tuple[str, ...]) ->
     click.echo(f"written: {path}", err=True)
     for next_command in ("check", "build", "train" if trains else "show"):
         allowed = [part for package in packages for part in ("--allow-modules", package)]
-        click.echo(shlex.join(["archspec", next_command, str(path), *allowed]))
+        click.echo(typed([next_command, str(path), *allowed]))
 
 
 def _path(name: str) -> Path:

@@ -204,3 +204,12 @@ def test_the_schema_refuses_what_the_loader_refuses() -> None:
         {"train": {"precision": "fp8"}},
     ):
         assert not validator.is_valid({**good, **wrong}), wrong
+
+
+def test_printed_commands_are_quoted_as_the_shell_takes_them(monkeypatch) -> None:
+    from archspec.cli import shell
+
+    arguments = ["train", "my net.yaml", "--set", "task={classify: 3}"]
+    assert shell.typed(arguments) == "archspec train 'my net.yaml' --set 'task={classify: 3}'"
+    monkeypatch.setattr(shell.os, "name", "nt")
+    assert shell.typed(arguments) == 'archspec train "my net.yaml" --set "task={classify: 3}"'
