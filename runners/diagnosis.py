@@ -86,4 +86,9 @@ def _drifts(parts: Parts, inputs: Tensor) -> list[str]:
     with parts.fabric.autocast():
         given = given_by(parts.model, inputs[:FEW])
         errors = {s.plan.name: measured_errors(s, given[s.plan.name])[-1] for s in stages}
-    return [f"the inverse of {name} gives streams back {e:.1e} off" for name, e in errors.items()]
+    return [
+        f"the inverse of {name} gives streams back {error:.1e} off"
+        if math.isfinite(error)
+        else f"the inverse of {name} gives no finite streams back"
+        for name, error in errors.items()
+    ]

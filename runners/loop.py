@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from archspec.training import Train
 from compiler.base_network import set_progress
@@ -126,16 +127,16 @@ def take_step(parts: Parts, task: Task, recipe: Train, batch: Batch) -> tuple[fl
 
 
 def clip(parts: Parts, recipe: Train) -> Tensor:
-    """The norm of the gradient before it is clipped, (); 0 where it is not, and in fp16, where
+    """Clip the gradient, if the recipe says so. Gives its norm before that, (); 0 in fp16, where
     infinite gradients are the scaler's business, which passes over such steps."""
-    nothing = torch.zeros(())
-    if recipe.clip is None:
-        return nothing
-    norm = parts.fabric.clip_gradients(
-        parts.wrapped, parts.optimizer, max_norm=recipe.clip, error_if_nonfinite=False
-    )
+    if recipe.clip is not None:
+        norm = parts.fabric.clip_gradients(
+            parts.wrapped, parts.optimizer, max_norm=recipe.clip, error_if_nonfinite=False
+        )
+    else:
+        norm = get_total_norm([p.grad for p in parts.model.parameters() if p.grad is not None])
     if recipe.precision == "fp16" or norm is None:
-        return nothing
+        return torch.zeros(())
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -254,7 +255,7 @@ def test_drift_is_told_with_a_loss_that_is_not_finite(tiny: Tiny, tmp_path: Path
     loaded = tiny("train.learning_rate=1e30", "train.clip=null", "train.warmup=0")
     with pytest.raises(TrainingError) as caught:
         train(loaded, tmp_path, device="cpu", quiet=True)
-    assert "the inverse of trunk gives streams back" in str(caught.value)
+    assert re.search(r"the inverse of trunk gives (no finite )?streams back", str(caught.value))
 
 
 def test_a_gradient_that_is_not_finite_spoils_no_weights(tiny: Tiny) -> None:
