@@ -18,6 +18,13 @@ def signed(text: str) -> str:
     return text.replace(f"(sha256 {_UNSIGNED})", f"(sha256 {_digest(text)})", 1)
 
 
+def signed_again(text: str) -> str:
+    """A text that was signed, and then changed, with the digest that it has now."""
+    mark = _MARK.search(text[:5000])
+    assert mark is not None
+    return signed(text.replace(mark[1], _UNSIGNED, 1))
+
+
 def is_as_written(text: str) -> bool:
     """Whether a file's text is one that `signed` gave, and nobody has changed since."""
     mark = _MARK.search(text[:5000])

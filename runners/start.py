@@ -19,15 +19,15 @@ MAX_NAMES = 3
 def start_from(path: Path, model: nn.Module, loaded: Loaded) -> None:
     """Give a model the weights of a file, as `archspec convert` or a run wrote it. How far training
     was is not among them. Raises `SpecError`, with the first names that do not go together."""
-    problem = _take(path, model)
+    problem = take(path, model)
     if problem is not None:
         help = "`archspec convert SPEC --from MODEL` writes the weights of a model for a spec"
         at = loaded.tree.where(("train", "start_from"))
         raise SpecError([Diagnostic("E606", f"{path} {problem}", at, help)])
 
 
-def _take(path: Path, model: nn.Module) -> str | None:
-    """Load the weights; or, in words, why that cannot be."""
+def take(path: Path, model: nn.Module) -> str | None:
+    """Load the weights of a file; or, in words that follow its path, why that cannot be."""
     ours = weights_of(model)
     try:
         with safe_open(path, "pt") as file:

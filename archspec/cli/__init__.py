@@ -23,6 +23,8 @@ COMMANDS = {
     "build": "Check, compile and verify a spec, and print what it costs.",
     "drift": "Plot how far streams drift on the way back, measured and predicted.",
     "train": "Train a spec on its data.",
+    "evaluate": "Measure the network of a run on its test set, or on other data.",
+    "export": "Write the network of a run for other programs: weights, PyTorch, ONNX, Python.",
     "compare": "Train specs with the same data and seeds, and report what differs.",
     "convert": "Write published weights for a spec to start from.",
     "check": "Parse, resolve and check specs without building them.",
