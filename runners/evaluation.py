@@ -1,0 +1,189 @@
+"""How a trained network fares on data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torchvision.datasets.folder import find_classes
+
+from archspec.data import AnyData, ImageFolder, VideoFolder
+from archspec.training import Classify
+from runners.classification import Classified, classified
+from runners.data import Split, in_order, open_data, read
+from runners.devices import matrix_precision, open_fabric
+from runners.errors import TrainingError
+from runners.other_data import with_data
+from runners.standing import Score
+from runners.tasks import Metric, Task, open_task
+from runners.train import recipe_and_data
+from runners.trained import Trained
+
+Part = Literal["test", "validation"]
+PARTS: tuple[Part, ...] = ("test", "validation")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one pass over a split."""
+
+    score: Score
+    """With the seconds of the pass, and those of them that were spent waiting for data."""
+    outputs: Tensor
+    """Of the network, (N, …), on the CPU."""
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured, and how."""
+
+    name: str
+    run: str
+    weights: str
+    """The name of the file."""
+    epoch: int | None
+    """That the weights are of."""
+    split: str
+    data: object
+    """As a spec writes it."""
+    batch: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network fares."""
+
+    subject: Subject
+    metric: Metric
+    score: Score
+    unreadable: int
+    """Files that could not be decoded, and are not among the samples."""
+    classes: Classified | None
+    """Where the task is to classify."""
+    class_names: tuple[str, ...]
+    """Of a folder: those of its folders; else numbers."""
+
+    @property
+    def network_samples_per_second(self) -> float:
+        """Without the time of reading and preparing data."""
+        return self.score.samples / (self.score.seconds - self.score.waited)
+
+    def as_json(self) -> dict[str, object]:
+        """In plain maps, the metric by its name."""
+        score = self.score
+        found: dict[str, object] = {
+            **asdict(self.subject),
+            "samples": score.samples,
+            "unreadable_files": self.unreadable,
+            self.metric.name: score.measured,
+            "loss": score.loss,
+            "seconds": score.seconds,
+            "data_seconds": score.waited,
+            "samples_per_second": score.samples_per_second,
+            "network_samples_per_second": self.network_samples_per_second,
+        }
+        if self.classes is not None:
+            found["classification"] = {"names": self.class_names, **asdict(self.classes)}
+        return found
+
+
+def evaluate_run(
+    trained: Trained,
+    *,
+    part: Part = "test",
+    data: str | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+) -> Evaluation:
+    """Measure a trained network on a split of its data, or of others as `with_data` reads them, in
+    the precision of its recipe.
+
+    With the batch of the recipe, on the machine that trained it, accuracy has the bits of the run's
+    result. Raises `SpecError` where data do not fit, `TrainingError` where files cannot be read or
+    an output is not finite, and `RangeError`.
+    """
+    loaded = trained.loaded if data is None else with_data(trained.loaded, data)
+    recipe, entry = recipe_and_data(loaded)
+    fabric, task = open_fabric(loaded, recipe, device), open_task(loaded)
+    opened = open_data(loaded, entry, recipe.seed)
+    split = (opened.test if part == "test" else opened.validation).on(fabric.device)
+    subject = Subject(
+        name=trained.name,
+        run=str(trained.folder.path),
+        weights=trained.weights.name,
+        epoch=trained.epoch,
+        split=part,
+        data=loaded.tree.map["data"].plain(),
+        batch=batch or recipe.batch,
+        device=str(fabric.device),
+        precision=recipe.precision,
+    )
+    with matrix_precision(recipe):
+        found = measure(trained.model, task, split, subject.batch, fabric)
+    names, classes = _class_names(entry), None
+    if isinstance(loaded.spec.task, Classify):
+        classes = classified(found.outputs, found.targets)
+        names = names or tuple(map(str, range(loaded.spec.task.classes)))
+    unreadable = len(split) - found.score.samples
+    return Evaluation(subject, task.metric, found.score, unreadable, classes, names)
+
+
+@torch.no_grad()
+def measure(model: nn.Module, task: Task, split: Split, batch: int, fabric: Fabric) -> Measured:
+    """One pass over a split. Before it is timed, the network runs on the first batch once: the
+    first call allocates, and chooses kernels."""
+    network, outputs = fabric.setup_module(model), Heard()
+    network.eval()
+
+    def of_batch(inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+        with fabric.autocast():
+            outcome = task.in_evaluation(lambda x: outputs.heard(network(x)), (inputs, targets))
+        return float(outcome.loss), float(outcome.measured)
+
+    batches = in_order(split, batch)
+    of_batch(*next(iter(read(split, batches[:1], fabric.device))))
+    score, waited, targets = Score(), 0.0, []
+    outputs.all.clear()
+    began = time.perf_counter()
+    left = iter(read(split, batches, fabric.device))
+    while True:
+        asked = time.perf_counter()
+        found = next(left, None)
+        waited += time.perf_counter() - asked
+        if found is None:
+            break
+        loss, measured = of_batch(*found)
+        score = score.and_batch(loss, measured, len(found[0]))
+        targets.append(found[1].cpu())
+    score = replace(score, seconds=time.perf_counter() - began, waited=waited)
+    everything = torch.cat(outputs.all)
+    if not everything.isfinite().all():
+        raise TrainingError("the network gives outputs that are not finite")
+    return Measured(score, everything, torch.cat(targets))
+
+
+class Heard:
+    """A network's outputs, kept on the CPU as they pass."""
+
+    def __init__(self) -> None:
+        self.all: list[Tensor] = []
+
+    def heard(self, output: Tensor) -> Tensor:
+        self.all.append(output.cpu())
+        return output
+
+
+def _class_names(entry: AnyData) -> tuple[str, ...]:
+    """Those of a folder's folders, in the order of its labels."""
+    if not isinstance(entry, (ImageFolder, VideoFolder)):
+        return ()
+    names, _ = find_classes(Path(entry.path) / "train")
+    return tuple(names)
