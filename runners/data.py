@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -217,6 +218,7 @@ def _raw(split: Split, batches: Batches, device: torch.device, reading: Reading)
             Seeded(split.samples),  # type: ignore[arg-type]  # read by __getitems__ alone
             batch_sampler=seeded,  # type: ignore[arg-type]  # goes there as it is
             collate_fn=_as_read,
+            worker_init_fn=_deaf,
             num_workers=enough_workers(len(split)) if split.workers is None else split.workers,
             generator=torch.Generator(),  # else the loader draws from the global one
             pin_memory=device.type == "cuda",
@@ -238,6 +240,13 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _deaf(worker: int) -> None:
+    """A terminal, or a scheduler, signals all processes of a run: the one that trains still needs
+    the batches of its step, and tells the others when to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_read(batch: Any) -> Any:

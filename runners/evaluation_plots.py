@@ -83,7 +83,7 @@ def _reliability(axes: Axes, classes: Classified) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left")
+    axes.legend(fontsize="small")
 
 
 def _title(evaluation: Evaluation) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -380,3 +382,25 @@ def test_a_run_killed_before_its_result_reads_the_test_set_again(
         (tmp_path / name).unlink()
     assert train(tiny(), tmp_path, quiet=True) == first
     assert (tmp_path / "last.safetensors").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no groups of processes")
+def test_a_terminal_interrupts_workers_too(tiny: Tiny, tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a run: workers read on until the step is saved."""
+    photographs(tmp_path / "photos")
+    folder = {"path": str(tmp_path / "photos"), "workers": 2, "validation": 0.25}
+    keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": {"classes": 2}}}
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(dump(tiny("train.epochs=500", "train.batch=2", **keys).tree))
+    command = [sys.executable, "-m", "archspec", "train", str(spec), "--output", "run", "--quiet"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.is_file() or not metrics.read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.startswith("stopped by SIGINT after"), err
