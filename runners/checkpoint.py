@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -117,8 +117,12 @@ def standing_of(found: dict[str, Any]) -> Standing:
 def read_checkpoint(path: Path, spec_hash: str) -> dict[str, Any]:
     """The content of a checkpoint's file. Raises `DamagedError`."""
     try:
+        if (part := zipfile.ZipFile(path).testzip()) is not None:  # torch looks at no checksum
+            raise DamagedError(f"{path} cannot be read: {part} in it is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except DamagedError:
+        raise
+    except Exception as error:  # of bytes that are no checkpoint, the unpickler raises anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedError(f"{path} cannot be read: {reason}") from None
     if not isinstance(content, dict) or "spec_hash" not in content:

@@ -21,7 +21,7 @@ from runners.diagnosis import diagnosis
 from runners.errors import TrainingError
 from runners.optim import learning_rate, set_learning_rate
 from runners.parts import Parts
-from runners.processes import gathered, parts_of, shares
+from runners.processes import as_in_first, gathered, parts_of, shares
 from runners.samples import Unreadable
 from runners.signals import Asked
 from runners.standing import Score, Standing
@@ -145,7 +145,10 @@ def differentiate(parts: Parts, task: Task, recipe: Train, batch: Batch) -> Tens
     metric and its samples, (3). The penalties of stages are in the gradient, and not in the loss
     that is told."""
     parts.optimizer.zero_grad()
-    pieces = list(zip(*(part.chunk(recipe.accumulate) for part in batch), strict=True))
+    count = min(recipe.accumulate, len(batch[0]))
+    if count < recipe.accumulate and parts.fabric.world_size > 1:  # others would wait for its parts
+        raise TrainingError(f"{count} samples, of which {recipe.accumulate} parts are to be made")
+    pieces = list(zip(*(part.tensor_split(count) for part in batch), strict=True))
     whole, seen = len(batch[0]), torch.zeros(2, device=parts.fabric.device)
     for number, (inputs, targets) in enumerate(pieces):
         share = len(inputs) / whole
@@ -186,6 +189,7 @@ def evaluate(
     """Mean loss and metric over a split. Leaves the global generators alone."""
     network = parts.wrapped if parts.average is None else parts.average.module
     network.eval()
+    as_in_first(network, parts.fabric)
     began, fabric = time.perf_counter(), parts.fabric
     shares = parts_of(in_order(split, batch), fabric)
     batches = [indices for indices, _ in shares]

@@ -60,11 +60,17 @@ def erase(images: Tensor, probability: float) -> Tensor:
     top = (torch.rand(count) * (height - rows + 1)).floor()
     left = (torch.rand(count) * (width - columns + 1)).floor()
     chosen = torch.rand(count) < probability
-    noise = torch.randn(images.shape).to(images)
+    noise = noise_like(images)
     inside = _between(top, rows, height)[:, :, None] & _between(left, columns, width)[:, None]
     erased = (inside & chosen[:, None, None]).to(images.device)
     every_channel = erased.view(count, *[1] * (images.ndim - 3), height, width)
     return torch.where(every_channel, noise, images)
+
+
+def noise_like(images: Tensor) -> Tensor:
+    """Normal noise, made where the images are, from a seed of the CPU's global generator."""
+    source = torch.Generator(images.device).manual_seed(int(torch.randint(2**62, ())))
+    return torch.empty_like(images).normal_(generator=source)
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -36,6 +36,13 @@ def gathered(values: Tensor, fabric: Fabric) -> list[Any]:
     rows = [torch.empty_like(values) for _ in range(fabric.world_size)]
     torch.distributed.all_gather(rows, values)
     return list(torch.stack(rows).tolist())
+
+
+def as_in_first(network: nn.Module, fabric: Fabric) -> None:
+    """Give all processes the first one's batch statistics, which are of its share of batches."""
+    if fabric.world_size > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def of_all(value: T, fabric: Fabric) -> list[T]:

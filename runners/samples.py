@@ -119,8 +119,11 @@ class ImageDecoder:
     transform: Callable[[Image.Image], Tensor]
 
     def __call__(self, path: str) -> Tensor:
-        with Image.open(path) as image:
-            return self.transform(image.convert("L" if self.channels == 1 else "RGB"))
+        try:
+            with Image.open(path) as image:
+                return self.transform(image.convert("L" if self.channels == 1 else "RGB"))
+        except Image.DecompressionBombError as error:  # which is no OSError
+            raise OSError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Written by torch.distributed.checkpoint, so that another number of processes can
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
@@ -15,8 +16,10 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -62,7 +65,7 @@ def load_checkpoint(folder: RunFolder, parts: Parts, spec_hash: str) -> Standing
     def take(path: Path) -> Standing:
         about, state = read_checkpoint(path / ABOUT, spec_hash), _state(parts)
         try:
-            load(state, storage_reader=PlainReader(path))
+            load(state, storage_reader=PlainReader(path), planner=PlainPlanner())
         # What it raises for a damaged file is gathered from all processes.
         except (CheckpointException, OSError, RuntimeError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -89,29 +92,50 @@ def _state(parts: Parts) -> dict[str, Any]:
     return {"model": model, "optimizer": optimizer}
 
 
+DESCRIPTIONS = "torch.distributed.checkpoint.metadata"
+PLAIN = frozenset(
+    {
+        ("pathlib", "PosixPath"),
+        ("pathlib", "PurePosixPath"),
+        ("pathlib", "WindowsPath"),
+        ("torch", "Size"),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("torch.serialization", "_get_layout"),
+        *(
+            (DESCRIPTIONS, name)
+            for name in (
+                "BytesStorageMetadata",
+                "ChunkStorageMetadata",
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorProperties",
+                "TensorStorageMetadata",
+                "_MEM_FORMAT_ENCODING",
+            )
+        ),
+    }
+)
+"""What the index of a checkpoint is made of, beside dtypes."""
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Of descriptions of tensors, and of nothing that runs."""
 
-    ALLOWED = frozenset(
-        {
-            ("collections", "OrderedDict"),
-            ("pathlib", "PosixPath"),
-            ("pathlib", "WindowsPath"),
-            ("pathlib", "PurePosixPath"),
-            ("torch", "Size"),
-            ("torch.serialization", "_get_layout"),
-        }
-    )
-
     def find_class(self, module: str, name: str) -> Any:
-        plain = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        own = module in (
-            "torch.distributed.checkpoint.metadata",
-            "torch.distributed.checkpoint.filesystem",
-        )
-        if plain or own or (module, name) in self.ALLOWED:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or (module, name) in PLAIN:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint")
+
+
+class PlainPlanner(DefaultLoadPlanner):
+    """Reads values that are not tensors with `weights_only=True`, which PyTorch's own does not."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        torch.load(value, weights_only=True)  # refuses what would run
+        value.seek(0)
+        super().load_bytes(read_item, value)
 
 
 class PlainReader(FileSystemReader):

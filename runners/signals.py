@@ -35,6 +35,8 @@ def asked_to_end() -> Iterator[Asked]:
         asked.by = number
 
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    # One that is ignored, as with nohup, stays so.
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield asked

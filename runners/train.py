@@ -74,7 +74,10 @@ def train(
     data = open_data(loaded, entry, recipe.seed)
     model = start(loaded, recipe, task, folder, fabric)
     with _folder(folder, loaded, who, fabric), matrix_precision(recipe), asked_to_end() as asked:
-        parts, unreadable = set_up(fabric, model, recipe), passed_over(folder.unreadable)
+        parts, unreadable = (
+            set_up(fabric, model, recipe),
+            passed_over(folder.unreadable, fabric.is_global_zero),
+        )
         run = Run(folder, who, recipe, task, data.on(fabric.device), parts, unreadable, asked)
         try:
             standing = train_on(run, go_on(run), quiet)
@@ -271,7 +274,8 @@ def one_epoch(run: Run, standing: Standing, watcher: Watcher, records: Records) 
     )
     if not math.isfinite(validated.loss):
         raise TrainingError(f"the validation loss is {validated.loss} after epoch {epoch}")
-    seconds = trained.seconds + time.perf_counter() - began
+    # The first one's clock: all processes must come to the same end.
+    seconds = trained.seconds + of_all(time.perf_counter() - began, parts.fabric)[0]
 
     best = standing.best
     if best is None or best.beaten_by(validated.measured, validated.loss, task.metric):
@@ -325,6 +329,8 @@ def save(run: Run, standing: Standing) -> None:
         why = (str(error) or type(error).__name__).splitlines()[0]
         message = f"cannot write {folder.checkpoint} after {standing.where}: {why}"
         raise TrainingError(f"{message}. The one before it is whole") from None
+    # A process that ends makes `torchrun` end the others, which may still be writing.
+    run.parts.fabric.barrier()
 
 
 def stop_if_asked(run: Run, standing: Standing, signal: int) -> None:
@@ -343,6 +349,7 @@ def report(
     run: Run, records: Records, epoch: int, seconds: float, trained: Score, validated: Score
 ) -> None:
     """Write an epoch down."""
+    run.unreadable.with_those_of(of_all(run.unreadable.known, run.parts.fabric)[1:])
     used, metric = memory(run.parts.fabric.device), run.task.metric.name
     scalars = {
         "train_loss": trained.loss,

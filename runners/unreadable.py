@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ class PassedOver:
     file: Path
     """Where they are written, as a JSON object of paths and reasons."""
     known: dict[str, str] = field(default_factory=dict)
+    writes: bool = True
+    """In the first process alone."""
 
     def note(self, found: Unreadable) -> None:
         """Remember what has not been met before."""
@@ -31,12 +34,20 @@ class PassedOver:
         for path, why in list(new.items())[: max(0, MOST_TOLD - len(self.known))]:
             LOG.warning("cannot read the file %s, which is passed over: %s", path, why)
         self.known.update(new)
-        write_json(self.file, self.known)
+        if self.writes:
+            write_json(self.file, self.known)
+
+    def with_those_of(self, others: Sequence[Unreadable]) -> None:
+        """Know, and write, what other processes have met too."""
+        for found in others:
+            self.known.update(found)
+        if self.writes and any(others):
+            write_json(self.file, self.known)
 
 
-def passed_over(file: Path) -> PassedOver:
+def passed_over(file: Path, writes: bool = True) -> PassedOver:
     """Those that an earlier sitting of the run has met, and what is to come."""
     try:
-        return PassedOver(file, dict(json.loads(file.read_text(encoding="utf-8"))))
+        return PassedOver(file, dict(json.loads(file.read_text(encoding="utf-8"))), writes)
     except (OSError, ValueError, TypeError):
-        return PassedOver(file)
+        return PassedOver(file, writes=writes)

@@ -23,9 +23,12 @@ EPOCH = "epoch"
 
 def save_weights(path: Path, model: nn.Module, epoch: int) -> None:
     """Replace a file of weights in one step, with the epoch that they are of; weights that layers
-    share are written once."""
+    share are written once. Raises `OSError`."""
     with replacing(path) as partial:
-        safetensors.torch.save_model(model, str(partial), metadata={EPOCH: str(epoch)})
+        try:
+            safetensors.torch.save_model(model, str(partial), metadata={EPOCH: str(epoch)})
+        except SafetensorError as error:  # what it raises for a full disk
+            raise OSError(str(error)) from None
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

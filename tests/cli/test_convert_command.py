@@ -135,10 +135,10 @@ def test_the_commands_of_the_page_run(here: Path) -> None:
     assert (here / "runs" / "two_classes" / "result.json").is_file()
 
 
-def test_training_does_not_start_from_other_weights(archspec, tmp_path, vit) -> None:
+def test_training_does_not_start_from_other_weights(invoked, tmp_path, vit) -> None:
     def refused(*settings: str) -> str:
         given = [part for setting in settings for part in ("--set", setting)]
-        done = archspec("train", "tiny.yaml", *given)
+        done = invoked("train", "tiny.yaml", *given)
         assert done.returncode == 2, done.stderr
         assert not (tmp_path / "runs").exists()
         return done.stderr.split("\n")[0]
@@ -147,7 +147,7 @@ def test_training_does_not_start_from_other_weights(archspec, tmp_path, vit) -> 
     (tmp_path / "tiny.safetensors").write_text("no weights")
     assert "error[E606] tiny.safetensors cannot be read: " in refused()
     (tmp_path / "tiny.safetensors").unlink()
-    assert archspec(*CONVERT).returncode == 0
+    assert invoked(*CONVERT).returncode == 0
     assert refused("stages.trunk.depth=3").endswith(
         "has no stages.trunk.layers.2.F.layer_norm.weight, "
         "stages.trunk.layers.2.F.layer_norm.bias, "
@@ -160,23 +160,23 @@ def test_training_does_not_start_from_other_weights(archspec, tmp_path, vit) -> 
     )
 
 
-def test_another_file_is_not_replaced(archspec, tmp_path, vit) -> None:
+def test_another_file_is_not_replaced(invoked, tmp_path, vit) -> None:
     (tmp_path / "tiny.safetensors").write_text("mine")
-    done = archspec(*CONVERT)
+    done = invoked(*CONVERT)
     assert done.returncode == 2
     assert "tiny.safetensors is another's file: not replaced" in done.stderr
-    assert archspec(*CONVERT, "--output", "mine.safetensors").returncode == 0
+    assert invoked(*CONVERT, "--output", "mine.safetensors").returncode == 0
     before = everything(tmp_path)
     safetensors.torch.save_file(vit.state_dict(), tmp_path / "vit.safetensors")
     other = ("convert", "tiny.yaml", "--from", "vit.safetensors", "--output", "mine.safetensors")
-    done = archspec(*other)
+    done = invoked(*other)
     assert done.returncode == 2
     assert "mine.safetensors holds tiny_momentum from vit.pth: not replaced" in done.stderr
     (tmp_path / "vit.safetensors").unlink()
-    done = archspec(*CONVERT, "--output", "mine.safetensors", "--new-head")
+    done = invoked(*CONVERT, "--output", "mine.safetensors", "--new-head")
     assert done.returncode == 2
     assert everything(tmp_path) == before
-    assert archspec(*CONVERT, "--output", "mine.safetensors").returncode == 0
+    assert invoked(*CONVERT, "--output", "mine.safetensors").returncode == 0
     assert everything(tmp_path) == before
 
 
@@ -236,7 +236,7 @@ def test_without_a_network_it_says_so(archspec, tmp_path, monkeypatch) -> None:
     assert not (tmp_path / "resnet18.safetensors").exists()
 
 
-def test_a_model_by_its_name_is_compared(archspec, tmp_path, monkeypatch) -> None:
+def test_a_model_by_its_name_is_compared(invoked, tmp_path, monkeypatch) -> None:
     """With weights where torchvision keeps those that it has downloaded."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     torch.manual_seed(0)
@@ -246,12 +246,12 @@ def test_a_model_by_its_name_is_compared(archspec, tmp_path, monkeypatch) -> Non
     torch.save(models.resnet18(weights=None).state_dict(), path)
 
     small = ("--set", "input.image=[3, 64, 64]")
-    done = archspec("convert", "resnet18", "--from", "resnet18", *small)
+    done = invoked("convert", "resnet18", "--from", "resnet18", *small)
     assert done.returncode == 0, done.stderr
     assert "loaded 11,689,512 parameters in 122 tensors\noutputs differ by " in done.stdout
     assert "warning" not in done.stderr
     classes = ("--set", "task.classify.classes=7", "--output", "seven.safetensors")
-    done = archspec("convert", "resnet18", "--from", "resnet18", *small, *classes, "--new-head")
+    done = invoked("convert", "resnet18", "--from", "resnet18", *small, *classes, "--new-head")
     assert done.returncode == 0, done.stderr
     assert "loaded 11,176,512 parameters in 120 tensors; 3,591 of the new class" in done.stdout
     assert "outputs before the classifier differ by " in done.stdout
@@ -263,6 +263,6 @@ def test_a_model_by_its_name_is_compared(archspec, tmp_path, monkeypatch) -> Non
         "--output",
         "other.safetensors",
     )
-    done = archspec("convert", "resnet18", "--from", "resnet18", *small, *other)
+    done = invoked("convert", "resnet18", "--from", "resnet18", *small, *other)
     assert done.returncode == 0, done.stderr
     assert "warning: the network starts as another function than the model" in done.stderr

@@ -40,7 +40,14 @@ def test_an_interrupted_run_goes_on(archspec, tmp_path) -> None:
     settings = [part for setting in SHORT[1::2] for part in ("--set", setting)]
     arguments = ["train", "momrev_vit_digits", *settings, "--output", "run"]
     command = [sys.executable, "-m", "archspec", *arguments]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not metrics.is_file() or not metrics.read_text():
         assert process.poll() is None

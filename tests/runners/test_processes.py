@@ -17,13 +17,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_shared
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from archspec.diagnostics import SpecError
 from archspec.dumping import dump
 from archspec.loading import Loaded, load
 from runners.devices import check_processes
 from runners.run_folder import RunFolder
-from runners.sharded_checkpoint import PlainReader
+from runners.sharded_checkpoint import PlainPlanner, PlainReader
 from runners.train import recipe_and_data, train
 
 Tiny = Callable[..., Loaded]
@@ -140,15 +144,29 @@ def test_processes_that_are_ended_go_on(tiny: Tiny, tmp_path: Path, parallel: st
     assert_as_one(tmp_path / "whole", output)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is")
 def test_an_index_of_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     class Harmful:
         def __reduce__(self) -> tuple[Any, ...]:
             return (tmp_path.joinpath("harm").touch, ())
 
-    (tmp_path / ".metadata").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(pickle.UnpicklingError, match="is no part of a checkpoint"):
-        PlainReader(tmp_path).read_metadata()
+    # A name of what an allowed module has imported, as newer protocols can write it.
+    parts = [b"torch.distributed.checkpoint.filesystem", b"os.mkdir", b"harm"]
+    module, name, argument = (b"\x8c" + bytes([len(part)]) + part for part in parts)
+    dotted = b"\x80\x04" + module + name + b"\x93" + argument + b"\x85R."
+    for content in (pickle.dumps(Harmful()), dotted):
+        (tmp_path / ".metadata").write_bytes(content)
+        with pytest.raises(pickle.UnpicklingError, match="is no part of a checkpoint"):
+            PlainReader(tmp_path).read_metadata()
+    state = {"rate": Harmful(), "weight": torch.zeros(3)}
+    writer = FileSystemWriter(tmp_path / "checkpoint")
+    save(state, storage_writer=writer, no_dist=True)
+    state["rate"] = 0.1
+    reader = PlainReader(tmp_path / "checkpoint")
+    with pytest.raises(CheckpointException, match="Weights only load failed"):
+        load_shared(state, storage_reader=reader, planner=PlainPlanner(), no_dist=True)
     assert not (tmp_path / "harm").exists()
+    assert not Path("harm").exists()
 
 
 @pytest.mark.parametrize(

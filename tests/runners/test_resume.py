@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,20 @@ from runners import loop
 from runners import train as module
 from runners.errors import TrainingStopped
 from runners.run_folder import TrainResult
+from runners.signals import asked_to_end
 from runners.train import train
 from runners.weights import epoch_of
 
 Tiny = Callable[..., Loaded]
+
+
+@pytest.fixture(autouse=True)
+def hears_interrupts() -> Iterator[None]:
+    """Also where the tests were started in the background, which ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 KILLED = """
 import os, signal, sys
@@ -145,7 +156,9 @@ def test_a_damaged_checkpoint_is_refused(tiny: Tiny, tmp_path: Path, damage: byt
 
 
 @pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "lost", "of another spec"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "one bit", "random", "foreign", "lost", "of another spec"]
+)
 def test_the_checkpoint_before_a_damaged_one_is_used(
     tiny: Tiny,
     tmp_path: Path,
@@ -159,13 +172,19 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
         output = tmp_path / f"{epochs}"
         stop_after(monkeypatch, tiny("train.epochs=5"), output, epochs)
         checkpoint = output / "checkpoint.pt"
-        content = torch.load(checkpoint, weights_only=True)
         if damage == "truncated":
             checkpoint.write_bytes(checkpoint.read_bytes()[:-5000])
+        elif damage == "one bit":
+            content = bytearray(checkpoint.read_bytes())
+            content[len(content) // 2] ^= 1
+            checkpoint.write_bytes(content)
+        elif damage == "random":
+            checkpoint.write_bytes(random.Random(epochs).randbytes(300))
         elif damage == "foreign":
             torch.save({"model": {}}, checkpoint)
         elif damage == "of another spec":
-            torch.save({**content, "spec_hash": "0"}, checkpoint)
+            whole_one = torch.load(checkpoint, weights_only=True)
+            torch.save({**whole_one, "spec_hash": "0"}, checkpoint)
         else:
             checkpoint.unlink()
         caplog.clear()
@@ -212,7 +231,7 @@ def test_a_signal_saves_the_step_and_ends(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """Within the first epoch, and within a later one, with a mean of weights and parts of steps."""
-    settings = ("train.ema=0.9", "train.accumulate=3")
+    settings, before = ("train.ema=0.9", "train.accumulate=3"), signal.getsignal(number)
     whole = train(tiny(*settings), tmp_path / "whole", quiet=True)
     step = loop.take_step
     for moments in ((7,), (27, 9)):
@@ -230,7 +249,7 @@ def test_a_signal_saves_the_step_and_ends(
                 with pytest.raises(TrainingStopped) as caught:
                     train(tiny(*settings), output, quiet=True)
             assert caught.value.signal == number
-            assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+            assert signal.getsignal(number) == before
         again = train(tiny(*settings), output, quiet=True)
         assert comparable(again) == comparable(whole)
         assert_same_run(output, tmp_path / "whole")
@@ -255,6 +274,15 @@ def test_a_signal_while_validating_ends_at_once(
     assert not (tmp_path / "stopped" / "metrics.jsonl").read_text()
     assert comparable(train(tiny(), tmp_path / "stopped", quiet=True)) == comparable(whole)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_signal_that_is_ignored_stays_so(tiny: Tiny, tmp_path: Path) -> None:
+    """As `nohup` has it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with asked_to_end() as asked:
+        signal.raise_signal(signal.SIGINT)
+    assert not asked.by
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -394,7 +422,12 @@ def test_a_terminal_interrupts_workers_too(tiny: Tiny, tmp_path: Path) -> None:
     spec.write_text(dump(tiny("train.epochs=500", "train.batch=2", **keys).tree))
     command = [sys.executable, "-m", "archspec", "train", str(spec), "--output", "run", "--quiet"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not metrics.is_file() or not metrics.read_text():

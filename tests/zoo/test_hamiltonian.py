@@ -20,8 +20,8 @@ from archspec.training import Train
 from compiler.memory import StepMemory, step_memory
 from compiler.network import Network
 from compiler.resolve import resolve
-from runners.parts import Parts
 from runners.loop import take_step
+from runners.parts import Parts
 from runners.tasks import ACCURACY, Batch, Outcome
 
 WIDTHS = {"fine": 8, "middle": 16, "coarse": 24}
@@ -241,7 +241,7 @@ class NoTask:
     def start(self, model: nn.Module) -> None: ...
 
     def in_training(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Outcome:
-        return Outcome(0 * model(batch[0]).sum(), 0.0)
+        return Outcome(0 * model(batch[0]).sum(), torch.zeros(()))
 
     in_evaluation = in_training
 
