@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from archspec.diagnostics import Diagnostic, SpecError
-from runners.files import replacing
+from runners.files import replacing, sync
 from runners.parts import Parts
 from runners.processes import of_all
 from runners.randomness import generator_states, restore_generators
@@ -50,6 +51,7 @@ def save_checkpoint(folder: RunFolder, parts: Parts, standing: Standing, spec_ha
         return
     with replacing(folder.checkpoint) as partial:
         torch.save(content, partial)
+        sync(partial)
         if folder.checkpoint.is_file():
             # A process killed after this finds the previous one alone, and goes on from there.
             os.replace(folder.checkpoint, folder.previous)
@@ -81,13 +83,27 @@ def first_whole(
         except DamagedError as error:
             problems.append(str(error))
             continue
-        if problems and fabric.is_global_zero:
-            LOG.warning("%s: going on from the one before it, %s", problems[0], standing.where)
+        if problems:
+            _forget(paths[0], fabric)
+            if fabric.is_global_zero:
+                LOG.warning("%s: going on from the one before it, %s", problems[0], standing.where)
         return standing
     if problems:
         help = "remove the run's folder, or choose another with --output"
         raise SpecError([Diagnostic("E604", "; ".join(problems), None, help)])
     return None
+
+
+def _forget(damaged: Path, fabric: Fabric) -> None:
+    """Remove a checkpoint, which else would become the previous one and take a whole one's
+    place."""
+    fabric.barrier()
+    if not fabric.is_global_zero:
+        return
+    if damaged.is_dir():
+        shutil.rmtree(damaged, ignore_errors=True)
+    else:
+        damaged.unlink(missing_ok=True)
 
 
 def _take(content: dict[str, Any], parts: Parts) -> Standing:
@@ -117,8 +133,9 @@ def standing_of(found: dict[str, Any]) -> Standing:
 def read_checkpoint(path: Path, spec_hash: str) -> dict[str, Any]:
     """The content of a checkpoint's file. Raises `DamagedError`."""
     try:
-        if (part := zipfile.ZipFile(path).testzip()) is not None:  # torch looks at no checksum
-            raise DamagedError(f"{path} cannot be read: {part} in it is damaged")
+        with zipfile.ZipFile(path) as parts:  # torch looks at no checksum
+            if (part := parts.testzip()) is not None:
+                raise DamagedError(f"{path} cannot be read: {part} in it is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except DamagedError:
         raise

@@ -19,6 +19,7 @@ from archspec.loading import Loaded
 from archspec.training import Classify
 from runners.augment import batch_augmentation
 from runners.datasets import DataSet, normalising, open_data_set, open_sparse_codes
+from runners.errors import TrainingError
 from runners.mixing import mixing
 from runners.randomness import derived_seed, generator
 from runners.samples import HeldImages, Read, Samples, Unreadable
@@ -170,6 +171,8 @@ class Reading:
     process: int = 0
     first: int = 0
     """The number of the first batch in the pass."""
+    may_skip: bool = False
+    """Whether a batch of which no file can be read is left out; else it ends the run."""
 
     def seed_of(self, number: int) -> int:
         """Of a batch, counted from the first one read."""
@@ -184,9 +187,17 @@ def read(
     passed_over: Callable[[Unreadable], None] = lambda files: None,
 ) -> Iterator[Batch]:
     """Batches on `device`, prepared. `passed_over` is told of files that could not be read."""
-    for inputs, targets, unreadable in _raw(split, batches, device, reading):
+    for found in _raw(split, batches, device, reading):
+        if isinstance(found, TrainingError):
+            raise found
+        inputs, targets, unreadable = found
         if unreadable:
             passed_over(unreadable)
+        if len(inputs) == 0:
+            if reading.may_skip:
+                continue
+            path, why = next(iter(unreadable.items()))
+            raise TrainingError(f"no file of a batch can be read, such as {path}: {why}")
         yield split.prepare(
             inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         )
@@ -201,14 +212,21 @@ class Seeded:
 
     samples: Samples
 
-    def __getitems__(self, batch: SeededBatch) -> Read:
+    def __getitems__(self, batch: SeededBatch) -> Read | TrainingError:
         seed, indices = batch
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)  # and no GPU's, which other layers draw from
             return self.samples.__getitems__(indices)
+        except TrainingError as error:  # raised in a worker, it would be a traceback
+            return error
+        finally:
+            torch.set_rng_state(before)
 
 
-def _raw(split: Split, batches: Batches, device: torch.device, reading: Reading) -> Iterator[Read]:
+def _raw(
+    split: Split, batches: Batches, device: torch.device, reading: Reading
+) -> Iterator[Read | TrainingError]:
     if isinstance(split.samples, HeldImages):
         # A loader would only put its machinery in between.
         return map(split.samples.__getitems__, batches)

@@ -15,7 +15,7 @@ from torchvision.datasets.folder import find_classes
 from archspec.data import AnyData, ImageFolder, VideoFolder
 from archspec.training import Classify
 from runners.classification import Classified, classified
-from runners.data import Split, in_order, open_data, read
+from runners.data import Reading, Split, in_order, open_data, read
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
 from runners.other_data import with_data
@@ -153,7 +153,7 @@ def measure(model: nn.Module, task: Task, split: Split, batch: int, fabric: Fabr
     score, waited, targets = Score(), 0.0, []
     outputs.all.clear()
     began = time.perf_counter()
-    left = iter(read(split, batches, fabric.device))
+    left = iter(read(split, batches, fabric.device, Reading(may_skip=True)))
     while True:
         asked = time.perf_counter()
         found = next(left, None)

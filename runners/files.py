@@ -22,11 +22,16 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(mode)  # safetensors writes files that nobody else may read
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())  # else the name could reach the disk before the content
+        sync(partial)  # else the name could reach the disk before the content
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

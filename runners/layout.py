@@ -11,7 +11,7 @@ from compiler.network import Network
 
 def channels_last_where_it_pays(model: nn.Module) -> nn.Module:
     """A network whose stages convolve images, with its kernels channels last, which its streams
-    then are too: faster on CPUs, and on GPUs in TF32, bf16 and fp16. Others stay as they are, and
+    then are too: faster on CPUs. Others stay as they are, and
     so do those that squeeze their streams, which moves all of a stream in either layout
     (`benchmarks/memory_layout.py`)."""
     if isinstance(model, Network) and convolves(model.stages) and not squeezes(model.stages):

@@ -118,7 +118,7 @@ def take_step(parts: Parts, task: Task, recipe: Train, batch: Batch) -> tuple[fl
     loss = sum(row[0] * row[2] for row in rows) / samples
     if not math.isfinite(loss):
         raise NotFiniteError(f"the loss is {loss}")
-    if not all(math.isfinite(row[3]) for row in rows):
+    if not all(math.isfinite(row[3]) for row in rows) and not still_scaling(parts):
         raise NotFiniteError(f"the loss is {loss:.4g} and the norm of its gradient {rows[0][3]}")
     parts.optimizer.step()
     if parts.average is not None:
@@ -127,17 +127,22 @@ def take_step(parts: Parts, task: Task, recipe: Train, batch: Batch) -> tuple[fl
 
 
 def clip(parts: Parts, recipe: Train) -> Tensor:
-    """Clip the gradient, if the recipe says so. Gives its norm before that, (); 0 in fp16, where
-    infinite gradients are the scaler's business, which passes over such steps."""
+    """Clip the gradient, if the recipe says so. Gives its norm before that, ()."""
     if recipe.clip is not None:
         norm = parts.fabric.clip_gradients(
             parts.wrapped, parts.optimizer, max_norm=recipe.clip, error_if_nonfinite=False
         )
     else:
         norm = get_total_norm([p.grad for p in parts.model.parameters() if p.grad is not None])
-    if recipe.precision == "fp16" or norm is None:
-        return torch.zeros(())
+    assert norm is not None
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def still_scaling(parts: Parts) -> bool:
+    """Whether an infinite gradient is of too large a scale, as fp16 has them: the scaler passes
+    over such steps, and makes it smaller. Below 1 that is no longer the reason."""
+    scaler = getattr(parts.fabric.strategy.precision, "scaler", None)
+    return scaler is not None and scaler.get_scale() >= 1
 
 
 def differentiate(parts: Parts, task: Task, recipe: Train, batch: Batch) -> Tensor:
@@ -193,14 +198,17 @@ def evaluate(
     began, fabric = time.perf_counter(), parts.fabric
     shares = parts_of(in_order(split, batch), fabric)
     batches = [indices for indices, _ in shares]
-    timed, seen = Timed(read(split, batches, fabric.device, passed_over=on_unreadable)), []
-    for found, (_, counts) in zip(timed, shares, strict=True):
+    reading = Reading(may_skip=fabric.world_size == 1)  # several run the network as often
+    timed, seen = Timed(read(split, batches, fabric.device, reading, on_unreadable)), []
+    for found, (_, counts) in zip(timed, shares, strict=False):
         with fabric.autocast():
             outcome = task.in_evaluation(_guarded(network), found)
         samples = len(found[0]) if counts else 0
         row = torch.stack([outcome.loss, outcome.measured.to(outcome.loss)])
         seen.append(torch.cat([row, row.new_tensor([samples])]))
         on_batch()
+    if not seen:
+        raise TrainingError("none of the files to evaluate on can be read")
     score, rows = Score(), gathered(torch.stack(seen), fabric)
     for of_batch in zip(*rows, strict=True):
         for loss, measured, counted in of_batch:

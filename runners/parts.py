@@ -63,7 +63,7 @@ def _average(model: nn.Module, recipe: Train) -> AveragedModel | None:
 
     @torch.no_grad()
     def step(averages: list[Tensor], weights: list[Tensor], steps: Tensor | int) -> None:
-        done = int(steps)  # counted on the CPU: there is nothing to wait for
+        done = int(average.n_averaged)  # on the CPU; of `steps`, which is a GPU's, one would wait
         kept = min(decay, (1 + done) / (10 + done))
         torch._foreach_lerp_(averages, weights, 1 - kept)
 

@@ -1,6 +1,9 @@
 """Several processes that train one network, each on its share of every batch.
 
 `torchrun` starts them; Lightning Fabric connects them. Alone, a process is the first of one.
+
+No process decides by what it alone has seen (a file, a clock, a signal): all would have to decide
+alike, or they wait for each other for ever. Such a value goes through `by_first` or `of_all`.
 """
 
 from __future__ import annotations
@@ -36,6 +39,17 @@ def gathered(values: Tensor, fabric: Fabric) -> list[Any]:
     rows = [torch.empty_like(values) for _ in range(fabric.world_size)]
     torch.distributed.all_gather(rows, values)
     return list(torch.stack(rows).tolist())
+
+
+def first_before_others(call: Callable[[], T], fabric: Fabric) -> T:
+    """What `call` gives to each process; on each machine the first one makes it before the others,
+    which then find what it has downloaded and unpacked."""
+    if fabric.local_rank == 0:
+        found = call()
+        fabric.barrier()
+        return found
+    fabric.barrier()
+    return call()
 
 
 def as_in_first(network: nn.Module, fabric: Fabric) -> None:

@@ -15,7 +15,7 @@ from runners.errors import TrainingError
 Unreadable = dict[str, str]
 """Files that were passed over, and why."""
 Read = tuple[Tensor, Tensor, Unreadable]
-"""Inputs (B, …), targets (B, …), and what could not be read, which B leaves out."""
+"""Inputs (B, …), targets (B, …), and what could not be read, which B leaves out: all, maybe."""
 
 
 class Samples(Protocol):
@@ -102,13 +102,11 @@ class FileImages:
                 kept.append(index)
             except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
                 unreadable[path] = str(error) or type(error).__name__
-        if unreadable and (self.strict or not kept):
+        if unreadable and self.strict:
             path, why = next(iter(unreadable.items()))
-            others = (
-                "" if self.strict else f", nor any other of its {len(indices)}-{self.noun} batch"
-            )
-            raise TrainingError(f"cannot read the {self.noun} {path}{others}: {why}")
-        return torch.stack(images), self.labels[kept], unreadable
+            raise TrainingError(f"cannot read the {self.noun} {path}: {why}")
+        inputs = torch.stack(images) if images else torch.empty(0)
+        return inputs, self.labels[kept], unreadable
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from archspec.diagnostics import Diagnostic, SpecError
 from runners.checkpoint import DamagedError, first_whole, read_checkpoint, restore, standing_of
+from runners.files import sync
 from runners.parts import Parts
-from runners.processes import of_all
+from runners.processes import as_in_first, of_all
 from runners.randomness import generator_states
 from runners.run_folder import RunFolder
 from runners.standing import Standing
@@ -43,7 +44,14 @@ def save_checkpoint(folder: RunFolder, parts: Parts, standing: Standing, spec_ha
     if parts.fabric.is_global_zero:
         shutil.rmtree(partial, ignore_errors=True)
     parts.fabric.barrier()
-    save(_state(parts), storage_writer=FileSystemWriter(partial, overwrite=True))
+    as_in_first(parts.model, parts.fabric)  # PyTorch keeps those of any one process
+    try:
+        save(_state(parts), storage_writer=FileSystemWriter(partial, overwrite=True))
+    except CheckpointException as error:  # which is no Exception
+        if parts.fabric.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)
+        reasons = [str(why) for why, _ in error.failures.values()] or [str(error)]
+        raise OSError(reasons[0]) from None
     about = {
         "spec_hash": spec_hash,
         "standing": asdict(standing),
@@ -52,6 +60,7 @@ def save_checkpoint(folder: RunFolder, parts: Parts, standing: Standing, spec_ha
     }
     if parts.fabric.is_global_zero:
         torch.save(about, partial / ABOUT)
+        sync(partial / ABOUT)
         shutil.rmtree(previous, ignore_errors=True)
         if path.is_dir():
             os.replace(path, previous)

@@ -27,7 +27,7 @@ from runners.errors import TrainingError, TrainingStopped
 from runners.layout import channels_last_where_it_pays
 from runners.loop import Step, evaluate, train_epoch
 from runners.parts import Parts, set_up
-from runners.processes import by_first, of_all
+from runners.processes import by_first, first_before_others, of_all
 from runners.progress import Glance, Silent, Watcher, forget_peak, memory, watching
 from runners.randomness import derived_seed
 from runners.records import NoRecords, Records, recording
@@ -71,7 +71,7 @@ def train(
         return result
     forget_peak(fabric.device)
     task = open_task(loaded)
-    data = open_data(loaded, entry, recipe.seed)
+    data = first_before_others(lambda: open_data(loaded, entry, recipe.seed), fabric)
     model = start(loaded, recipe, task, folder, fabric)
     with _folder(folder, loaded, who, fabric), matrix_precision(recipe), asked_to_end() as asked:
         parts, unreadable = (
@@ -192,17 +192,23 @@ def go_on(run: Run) -> Standing:
     """The state of the last checkpoint, if there is one, with all files brought in line."""
     folder = run.folder
     found = checkpoints(run.parts).load_checkpoint(folder, run.parts, run.who.spec)
-    standing = found or Standing()
-    by_first(lambda: keep_metrics(folder, standing.epochs), run.parts.fabric)
-    best = standing.best
-    if best is None or epoch_of(folder.best) == best.epoch:
+    standing, fabric = found or Standing(), run.parts.fabric
+    if len(set(of_all(standing, fabric))) > 1:
+        raise TrainingError(f"the processes do not see the same files in {folder.path}")
+    by_first(lambda: keep_metrics(folder, standing.epochs), fabric)
+    best, written = standing.best, by_first(lambda: epoch_of(folder.best), fabric)
+    if best is None or written == best.epoch:
         return standing
     if best.epoch == standing.epochs and not standing.steps:
         # The process may have been killed between the checkpoint and the weights.
         keep_best(run, best)
         return standing
     # The checkpoint before a damaged one: its best weights have been written over by later ones.
-    return replace(standing, best=None)
+    standing = replace(standing, best=None)
+    if over(run.recipe, standing):
+        what = f"{folder.best} does not hold the weights of epoch {best.epoch}"
+        raise TrainingError(f"{what}, and nothing is left to train")
+    return standing
 
 
 def keep_best(run: Run, best: Best) -> None:
@@ -227,8 +233,9 @@ def train_on(run: Run, standing: Standing, quiet: bool) -> Standing:
     if over(run.recipe, standing):
         return standing
     with telling(run, standing, quiet) as (watcher, records):
+        drifts = drift_watch(run, records)
         while not over(run.recipe, standing):
-            standing = one_epoch(run, standing, watcher, records)
+            standing = one_epoch(run, standing, watcher, records, drifts)
     return standing
 
 
@@ -247,7 +254,9 @@ def telling(run: Run, standing: Standing, quiet: bool) -> Iterator[tuple[Watcher
         yield watcher, records
 
 
-def one_epoch(run: Run, standing: Standing, watcher: Watcher, records: Records) -> Standing:
+def one_epoch(
+    run: Run, standing: Standing, watcher: Watcher, records: Records, drifts: DriftWatch | None
+) -> Standing:
     """Train what is left of an epoch, validate, and write down where the run stands."""
     parts, recipe, task, epoch = run.parts, run.recipe, run.task, standing.epochs + 1
     alone = parts.fabric.world_size == 1
@@ -258,7 +267,7 @@ def one_epoch(run: Run, standing: Standing, watcher: Watcher, records: Records) 
         recipe,
         standing,
         run.asked,
-        each_step(run, standing, watcher, drift_watch(run, records)),
+        each_step(run, standing, watcher, drifts),
         run.unreadable.note,
     )
     began = time.perf_counter()

@@ -115,14 +115,8 @@ def test_two_processes_give_the_weights_of_one(tiny: Tiny, tmp_path: Path, paral
     assert result["test_loss"] == pytest.approx(alone.test_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-def test_processes_that_are_ended_go_on(tiny: Tiny, tmp_path: Path, parallel: str) -> None:
-    """By SIGTERM to `torchrun`, as Slurm sends it. Where they share the weights, with another
-    number of processes, from the checkpoint before one that is damaged since."""
-    settings = (*PLAIN, "train.epochs=6", f"train.parallel={parallel}")
-    spec = written(tiny(*settings, stages=MOMENTUM), tmp_path / "tiny.yaml")
-    train(load(spec), tmp_path / "whole", device="cpu", quiet=True)
-    output = tmp_path / "stopped"
+def ended(spec: Path, output: Path) -> None:
+    """A run that gets SIGTERM, as Slurm sends it, in its third epoch or later."""
     process = launched(spec, output)
     metrics = output / "metrics.jsonl"
     while not metrics.is_file() or len(metrics.read_text().splitlines()) < 2:
@@ -133,15 +127,54 @@ def test_processes_that_are_ended_go_on(tiny: Tiny, tmp_path: Path, parallel: st
     assert process.returncode != 0
     assert len(re.findall("stopped by SIGTERM after", err)) == 1, err
     assert not (output / "result.json").exists()
-    if parallel == "fsdp2":
-        part = max((output / "checkpoint").glob("*.distcp"), key=lambda path: path.stat().st_size)
-        part.write_bytes(part.read_bytes()[:100])
-    process = launched(spec, output, processes=1 if parallel == "fsdp2" else 2)
+
+
+def test_processes_that_are_ended_go_on(tiny: Tiny, tmp_path: Path) -> None:
+    spec = written(tiny(*PLAIN, "train.epochs=6", stages=MOMENTUM), tmp_path / "tiny.yaml")
+    train(load(spec), tmp_path / "whole", device="cpu", quiet=True)
+    ended(spec, tmp_path / "stopped")
+    together(spec, tmp_path / "stopped")
+    assert_as_one(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_processes_that_share_weights_go_on(tiny: Tiny, tmp_path: Path) -> None:
+    """With another number of them, from the checkpoint before one that is damaged since."""
+    settings = (*PLAIN, "train.epochs=6", "train.parallel=fsdp2")
+    spec, output = written(tiny(*settings, stages=MOMENTUM), tmp_path / "t.yaml"), tmp_path / "run"
+    train(load(spec), tmp_path / "whole", device="cpu", quiet=True)
+    ended(spec, output)
+    part = max((output / "checkpoint").glob("*.distcp"), key=lambda path: path.stat().st_size)
+    part.write_bytes(part.read_bytes()[:100])
+    process = launched(spec, output, processes=1)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    damaged = len(re.findall("going on from the one before it, ", err))
-    assert damaged == (1 if parallel == "fsdp2" else 0), err
+    assert len(re.findall("going on from the one before it, ", err)) == 1, err
     assert_as_one(tmp_path / "whole", output)
+
+
+def test_batch_statistics_go_on_with_shared_weights(tiny: Tiny, tmp_path: Path) -> None:
+    """They are of each process's share, and the first one's are kept."""
+    stage = {
+        "depth": 1,
+        "coupling": "additive",
+        "functions": {name: ["batch_norm", {"conv": {}}] for name in "FG"},
+    }
+    loaded = tiny(
+        *PLAIN[:1],
+        *PLAIN[2:],
+        "train.epochs=4",
+        "train.parallel=fsdp2",
+        stem=[{"conv": {"out": 4}}, "batch_norm"],
+        stages={"trunk": stage},
+        head=[{"pool": "mean"}, {"linear": "classes"}],
+    )
+    spec = written(loaded, tmp_path / "tiny.yaml")
+    together(spec, tmp_path / "whole")
+    ended(spec, tmp_path / "stopped")
+    together(spec, tmp_path / "stopped")
+    for name in ("best.safetensors", "last.safetensors"):
+        one, other = (load_file(tmp_path / run / name) for run in ("whole", "stopped"))
+        assert all(torch.equal(other[key], value) for key, value in one.items())
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is")

@@ -301,7 +301,7 @@ def test_a_run_warns_once_of_an_inverse_that_is_lost(
         "functions": {"F": ["layer_norm", {"mlp": 1}]},
         "constants": {"gamma": 0.5},
     }
-    loaded = tiny("train.epochs=1", "train.watch.gradient=5", stages={"trunk": stage})
+    loaded = tiny("train.epochs=3", "train.watch.gradient=5", stages={"trunk": stage})
     train(loaded, tmp_path, device="cpu", quiet=True)
     (record,) = caplog.records
     assert "step 5: the gradient error of stage `trunk` is " in record.message

@@ -23,7 +23,7 @@ from archspec.dumping import dump
 from archspec.loading import Loaded, load
 from runners import loop
 from runners import train as module
-from runners.errors import TrainingStopped
+from runners.errors import TrainingError, TrainingStopped
 from runners.run_folder import TrainResult
 from runners.signals import asked_to_end
 from runners.train import train
@@ -289,13 +289,20 @@ def test_a_signal_that_is_ignored_stays_so(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_second_signal_ends_without_waiting(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    step = loop.take_step
+
     def twice(*arguments: Any) -> Any:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)  # as often as it comes
+            signal.raise_signal(signal.SIGINT)
+        return step(*arguments)
 
     monkeypatch.setattr(loop, "take_step", twice)
+    with pytest.raises(TrainingStopped):  # all at once are one
+        train(tiny(), tmp_path / "one", quiet=True)
+    monkeypatch.setattr("runners.signals.ONCE", -1.0)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(), tmp_path, quiet=True)
+        train(tiny(), tmp_path / "two", quiet=True)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -387,6 +394,29 @@ def test_workers_and_pauses_change_nothing(tiny: Tiny, tmp_path: Path) -> None:
     again = train(tiny(*workers, **keys), tmp_path / "workers", device="cpu", quiet=True)
     assert comparable(again) == comparable(whole)
     assert_same_run(tmp_path / "workers", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_strict_run_ends_with_one_message(tiny: Tiny, tmp_path: Path, workers: int) -> None:
+    photographs(tmp_path / "photos")
+    for file in (tmp_path / "photos" / "train" / "dark").iterdir():
+        file.write_text("no image")
+    folder = {"path": str(tmp_path / "photos"), "workers": workers, "strict": True}
+    keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": {"classes": 2}}}
+    with pytest.raises(TrainingError, match=r"^cannot read the image .*dark") as caught:
+        train(tiny(**keys), tmp_path / "run", device="cpu", quiet=True)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_an_unreadable_batch_is_left_out_of_a_test(tiny: Tiny, tmp_path: Path) -> None:
+    photographs(tmp_path / "photos")
+    last = sorted((tmp_path / "photos" / "test" / "light").iterdir())[-1]
+    last.write_text("no image")
+    folder = {"path": str(tmp_path / "photos"), "validation": 0.25}
+    keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": {"classes": 2}}}
+    loaded = tiny("train.epochs=1", "train.batch=31", **keys)
+    assert train(loaded, tmp_path / "run", device="cpu", quiet=True).epochs == 1
+    assert str(last) in json.loads((tmp_path / "run" / "unreadable.json").read_text())
 
 
 def photographs(folder: Path) -> None:
