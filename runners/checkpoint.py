@@ -140,7 +140,7 @@ def read_checkpoint(path: Path, spec_hash: str) -> dict[str, Any]:
     except DamagedError:
         raise
     except Exception as error:  # of bytes that are no checkpoint, the unpickler raises anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise DamagedError(f"{path} cannot be read: {reason}") from None
     if not isinstance(content, dict) or "spec_hash" not in content:
         raise DamagedError(f"{path} is no checkpoint")

@@ -66,5 +66,8 @@ def command(
         f"of {result.epochs} ({result.seconds:.0f} s); all in {result.output}",
         err=as_json,
     )
+    if loaded.spec.train is not None and result.epochs < loaded.spec.train.epochs:
+        early = f"ended after {result.epochs} of {loaded.spec.train.epochs} epochs"
+        click.echo(f"{early}, by train.patience or train.max_minutes", err=True)
     if as_json:
         click.echo(json.dumps(result.as_json()))

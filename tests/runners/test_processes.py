@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import slow_training
 import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.api import CheckpointException
@@ -54,13 +55,17 @@ MOMENTUM: dict[str, Any] = {
 
 
 def launched(
-    spec: Path, output: Path, *settings: str, processes: int = 2, **keys: Any
+    spec: Path,
+    output: Path,
+    *settings: str,
+    processes: int = 2,
+    program: Sequence[str] = ("-m", "archspec"),
 ) -> subprocess.Popen[str]:
     given = [part for setting in settings for part in ("--set", setting)]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
         "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-        "-m", "archspec", "train", str(spec), "--output", str(output), "--device", "cpu", *given,
+        *program, "train", str(spec), "--output", str(output), "--device", "cpu", *given,
     ]  # fmt: skip
     return subprocess.Popen(
         command,
@@ -68,7 +73,6 @@ def launched(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **keys,
     )
 
 
@@ -117,7 +121,7 @@ def test_two_processes_give_the_weights_of_one(tiny: Tiny, tmp_path: Path, paral
 
 def ended(spec: Path, output: Path) -> None:
     """A run that gets SIGTERM, as Slurm sends it, in its third epoch or later."""
-    process = launched(spec, output)
+    process = launched(spec, output, program=[slow_training.__file__])
     metrics = output / "metrics.jsonl"
     while not metrics.is_file() or len(metrics.read_text().splitlines()) < 2:
         assert process.poll() is None, process.communicate()[1]
