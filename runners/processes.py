@@ -52,13 +52,6 @@ def first_before_others(call: Callable[[], T], fabric: Fabric) -> T:
     return call()
 
 
-def leave_processes() -> None:
-    """End the connections of this process: threads of theirs that outlive the interpreter abort
-    it, at times."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 def as_in_first(network: nn.Module, fabric: Fabric) -> None:
     """Give all processes the first one's batch statistics, which are of its share of batches."""
     if fabric.world_size > 1:

@@ -27,7 +27,7 @@ from runners.errors import TrainingError, TrainingStopped
 from runners.layout import channels_last_where_it_pays
 from runners.loop import Step, evaluate, train_epoch
 from runners.parts import Parts, set_up
-from runners.processes import by_first, first_before_others, leave_processes, of_all
+from runners.processes import by_first, first_before_others, of_all
 from runners.progress import Glance, Silent, Watcher, forget_peak, memory, watching
 from runners.randomness import derived_seed
 from runners.records import NoRecords, Records, recording
@@ -64,13 +64,6 @@ def train(
     Raises `SpecError` before anything is written, `TrainingError` where the loss diverges or a disk
     is full, and `TrainingStopped` where a signal has ended the run.
     """
-    try:
-        return _train(loaded, output, device, quiet)
-    finally:
-        leave_processes()
-
-
-def _train(loaded: Loaded, output: Path, device: str, quiet: bool) -> TrainResult:
     recipe, entry = recipe_and_data(loaded)
     folder, who = RunFolder(output), identity(loaded.spec)
     fabric = open_fabric(loaded, recipe, device)

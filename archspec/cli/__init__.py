@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from archspec import __version__
-from archspec.cli.processes import is_first, leave_it_to_the_first
+from archspec.cli.processes import alone, end, is_first, leave_it_to_the_first
 from archspec.diagnostics import SpecError
 
 COMMANDS = {
@@ -96,6 +96,10 @@ class Commands(click.Group):
             what = "cannot write" if error.filename is None else error.filename
             click.echo(f"error: {what}: {error.strerror}", err=True)
             raise SystemExit(1) from None
+        except SystemExit as over:
+            if not alone():
+                end(over.code if isinstance(over.code, int) else 0)
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. A mistake in a spec is told in full and ends with exit code 2."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 PATIENCE = 5.0
@@ -10,9 +11,22 @@ PATIENCE = 5.0
 it."""
 
 
+def alone() -> bool:
+    """Whether `torchrun` has not started this process."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ
+
+
 def is_first() -> bool:
     """Whether this process is the first, or the only one."""
-    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+    return alone() or os.environ.get("RANK", "0") == "0"
+
+
+def end(code: int) -> None:
+    """End this process of several at once: threads of gloo that still wait for the interpreter
+    abort it while it takes itself down (PyTorch's issue 190489)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def leave_it_to_the_first() -> None:
