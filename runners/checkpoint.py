@@ -86,7 +86,9 @@ def first_whole(
         if problems:
             _forget(paths[0], fabric)
             if fabric.is_global_zero:
-                LOG.warning("%s: going on from the one before it, %s", problems[0], standing.where)
+                LOG.warning(
+                    "%s; going on from %s, after %s", problems[0], path.name, standing.where
+                )
         return standing
     if problems:
         help = "remove the run's folder, or choose another with --output"
@@ -135,10 +137,12 @@ def read_checkpoint(path: Path, spec_hash: str) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as parts:  # torch looks at no checksum
             if (part := parts.testzip()) is not None:
-                raise DamagedError(f"{path} cannot be read: {part} in it is damaged")
+                raise DamagedError(f"{path} is damaged, in {part}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except DamagedError:
         raise
+    except zipfile.BadZipFile:  # which has its list of parts at the end
+        raise DamagedError(f"{path} is truncated, or no checkpoint") from None
     except Exception as error:  # of bytes that are no checkpoint, the unpickler raises anything
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise DamagedError(f"{path} cannot be read: {reason}") from None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from compiler.drift import Given, given_by, measured_errors, prediction
 from compiler.network import Network
 from compiler.stage import Stage
 from runners.data import Split, in_order, read
 from runners.parts import Parts
-from runners.randomness import generator_states, restore_generators
+from runners.randomness import derived_seed, generator_states, restore_generators
+from runners.tasks import Batch
 
-IMAGES = 8
+SAMPLES = 8
 """How many of a split, the first ones, are looked at."""
+FAILURES = (RuntimeError, ValueError, ArithmeticError)
+"""Of a look, which a run is not to end for."""
 
 
 def drift_scalars(parts: Parts, split: Split) -> dict[str, float]:
@@ -30,19 +35,27 @@ def drift_scalars(parts: Parts, split: Split) -> dict[str, float]:
     alone = parts.template is None and parts.fabric.is_global_zero
     if not alone or not isinstance(parts.model, Network):
         return {}
-    states = generator_states(parts.fabric.device)
     try:
-        return _scalars(parts, parts.model, split)
-    except (RuntimeError, ValueError, ArithmeticError):  # a run is not to end for what it logs
+        with few_samples(parts, split) as batch:
+            return _scalars(parts, parts.model, batch[0])
+    except FAILURES:
         return _named(parts.model, {})
+
+
+@contextmanager
+def few_samples(parts: Parts, split: Split) -> Iterator[Batch]:
+    """The first samples of a split, and the same draws each time; after that the global generators
+    are as they were."""
+    states = generator_states(parts.fabric.device)
+    torch.manual_seed(derived_seed(0, "watch"))
+    try:
+        few = replace(split, indices=split.indices[:SAMPLES], workers=0)
+        yield next(read(few, in_order(few, SAMPLES), parts.fabric.device))
     finally:
         restore_generators(states, parts.fabric.device)
 
 
-def _scalars(parts: Parts, network: Network, split: Split) -> dict[str, float]:
-    few = replace(split, indices=split.indices[:IMAGES], workers=0)
-    torch.manual_seed(0)  # the same draws after each epoch
-    images, _ = next(read(few, in_order(few, IMAGES), parts.fabric.device))
+def _scalars(parts: Parts, network: Network, images: Tensor) -> dict[str, float]:
     with parts.fabric.autocast():
         given = given_by(network, images)
     errors = {stage.plan.name: _errors(parts, stage, given) for stage in drifting(network)}

@@ -21,7 +21,7 @@ from runners.diagnosis import diagnosis
 from runners.errors import TrainingError
 from runners.optim import learning_rate, set_learning_rate
 from runners.parts import Parts
-from runners.processes import as_in_first, gathered, parts_of, shares
+from runners.processes import as_in_first, gathered, parts_of, shares, weight
 from runners.samples import Unreadable
 from runners.signals import Asked
 from runners.standing import Score, Standing
@@ -155,12 +155,13 @@ def differentiate(parts: Parts, task: Task, recipe: Train, batch: Batch) -> Tens
         raise TrainingError(f"{count} samples, of which {recipe.accumulate} parts are to be made")
     pieces = list(zip(*(part.tensor_split(count) for part in batch), strict=True))
     whole, seen = len(batch[0]), torch.zeros(2, device=parts.fabric.device)
+    counts = weight(whole, parts.fabric)
     for number, (inputs, targets) in enumerate(pieces):
         share = len(inputs) / whole
         last = number == len(pieces) - 1
         with parts.fabric.no_backward_sync(parts.wrapped, enabled=not last):
             outcome = task.in_training(_model(parts), (inputs, targets))
-            parts.fabric.backward(share * (outcome.loss + penalty(parts.model)))
+            parts.fabric.backward(counts * share * (outcome.loss + penalty(parts.model)))
         seen += torch.stack([share * outcome.loss.detach(), outcome.measured.to(seen)])
     return torch.cat([seen, seen.new_tensor([whole])])
 

@@ -32,6 +32,16 @@ def parts_of(batches: list[list[int]], fabric: Fabric) -> list[tuple[list[int], 
     return [(batch[rank::count] or batch[:1], rank < len(batch)) for batch in batches]
 
 
+def weight(samples: int, fabric: Fabric) -> Tensor | float:
+    """What this process's mean counts in the mean over processes, so that each sample of all counts
+    alike: 1, but where files that cannot be read leave some processes fewer samples."""
+    if fabric.world_size == 1:
+        return 1.0
+    total = torch.tensor(float(samples), device=fabric.device)
+    torch.distributed.all_reduce(total)
+    return samples * fabric.world_size / total
+
+
 def gathered(values: Tensor, fabric: Fabric) -> list[Any]:
     """A tensor (n, …) of every process, as lists of numbers, in one synchronisation."""
     if fabric.world_size == 1:

@@ -71,6 +71,9 @@ class Glance:
 class Watcher(Protocol):
     """Told of a run's progress."""
 
+    def going_on(self, where: str) -> None:
+        """Before the first step, where some have been taken earlier."""
+
     def step(self, glance: Glance) -> None:
         """After each step."""
 
@@ -80,6 +83,8 @@ class Watcher(Protocol):
 
 class Silent:
     """Shows nothing."""
+
+    def going_on(self, where: str) -> None: ...
 
     def step(self, glance: Glance) -> None: ...
 
@@ -93,6 +98,9 @@ class Lines:
     console: Console
     epochs: int
     metric: Metric
+
+    def going_on(self, where: str) -> None:
+        _say_going_on(self.console, where)
 
     def step(self, glance: Glance) -> None: ...
 
@@ -111,6 +119,9 @@ class Bar:
     task: TaskID
     metric: Metric
 
+    def going_on(self, where: str) -> None:
+        _say_going_on(self.progress.console, where)
+
     def step(self, glance: Glance) -> None:
         self.progress.update(
             self.task, advance=1, epoch=glance.epoch, glance=glance.short(self.metric)
@@ -118,6 +129,10 @@ class Bar:
 
     def epoch(self, glance: Glance, validated: float, best: float) -> None:
         self.progress.update(self.task, validation=f"val {self.metric.text(validated)}")
+
+
+def _say_going_on(console: Console, where: str) -> None:
+    console.print(f"going on after {where}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

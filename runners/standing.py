@@ -69,6 +69,7 @@ class Standing:
 
     @property
     def where(self) -> str:
-        """In words."""
-        begun = f" and {self.steps} steps of the next one" if self.steps else ""
-        return f"{self.epochs} epochs{begun}"
+        """What was done last, in words."""
+        if self.steps:
+            return f"step {self.steps} of epoch {self.epochs + 1}"
+        return f"epoch {self.epochs}"

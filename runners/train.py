@@ -7,9 +7,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -19,35 +18,34 @@ from archspec.data import AnyData
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Train
-from runners import checkpoint, sharded_checkpoint
-from runners.data import Data, open_data, shuffled
+from runners.data import open_data
 from runners.devices import matrix_precision, open_fabric
 from runners.drift_log import drift_scalars
 from runners.errors import TrainingError, TrainingStopped
 from runners.layout import channels_last_where_it_pays
 from runners.loop import Step, evaluate, train_epoch
-from runners.parts import Parts, set_up
+from runners.parts import set_up
 from runners.processes import by_first, first_before_others, of_all
 from runners.progress import Glance, Silent, Watcher, forget_peak, memory, watching
 from runners.randomness import derived_seed
 from runners.records import NoRecords, Records, recording
+from runners.run import Run, go_on, keep_best, out_of_time, over, save, stop_if_asked
 from runners.run_folder import (
     Identity,
     RunFolder,
     TrainResult,
     finished,
     identity,
-    keep_metrics,
     opened,
     write_result,
 )
-from runners.signals import Asked, asked_to_end
+from runners.signals import asked_to_end
 from runners.standing import Best, Score, Standing
 from runners.start import start_from
 from runners.tasks import Task, open_task
-from runners.unreadable import PassedOver, passed_over
+from runners.unreadable import passed_over
 from runners.watch import DriftWatch
-from runners.weights import epoch_of, keep_weights, take_weights
+from runners.weights import keep_weights, take_weights
 
 SAVE_SECONDS = 15 * 60.0
 """Of training, after which an epoch that takes longer is saved on the way."""
@@ -74,10 +72,8 @@ def train(
     data = first_before_others(lambda: open_data(loaded, entry, recipe.seed), fabric)
     model = start(loaded, recipe, task, folder, fabric)
     with _folder(folder, loaded, who, fabric), matrix_precision(recipe), asked_to_end() as asked:
-        parts, unreadable = (
-            set_up(fabric, model, recipe),
-            passed_over(folder.unreadable, fabric.is_global_zero),
-        )
+        parts = set_up(fabric, model, recipe)
+        unreadable = passed_over(folder.unreadable, fabric.is_global_zero)
         run = Run(folder, who, recipe, task, data.on(fabric.device), parts, unreadable, asked)
         try:
             standing = train_on(run, go_on(run), quiet)
@@ -120,24 +116,6 @@ def _folder(folder: RunFolder, loaded: Loaded, who: Identity, fabric: Fabric) ->
         yield
 
 
-@dataclass(frozen=True)
-class Run:
-    """What stays the same from the first epoch to the last."""
-
-    folder: RunFolder
-    who: Identity
-    recipe: Train
-    task: Task
-    data: Data
-    parts: Parts
-    unreadable: PassedOver
-    asked: Asked
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(shuffled(self.data.training, self.recipe.batch, self.recipe.seed, 0))
-
-
 def recipe_and_data(loaded: Loaded) -> tuple[Train, AnyData]:
     """The two sections that training needs. Raises `SpecError`."""
     recipe, entry = loaded.spec.train, loaded.spec.data
@@ -171,63 +149,6 @@ def build_model(loaded: Loaded) -> nn.Module:
     return channels_last_where_it_pays(build(resolve(loaded)))
 
 
-class Checkpoints(Protocol):
-    """How a run is kept on disk."""
-
-    def save_checkpoint(
-        self, folder: RunFolder, parts: Parts, standing: Standing, spec_hash: str
-    ) -> None: ...
-
-    def load_checkpoint(
-        self, folder: RunFolder, parts: Parts, spec_hash: str
-    ) -> Standing | None: ...
-
-
-def checkpoints(parts: Parts) -> Checkpoints:
-    """In one file, or in a folder where processes share the weights."""
-    return checkpoint if parts.template is None else sharded_checkpoint
-
-
-def go_on(run: Run) -> Standing:
-    """The state of the last checkpoint, if there is one, with all files brought in line."""
-    folder = run.folder
-    found = checkpoints(run.parts).load_checkpoint(folder, run.parts, run.who.spec)
-    standing, fabric = found or Standing(), run.parts.fabric
-    if len(set(of_all(standing, fabric))) > 1:
-        raise TrainingError(f"the processes do not see the same files in {folder.path}")
-    by_first(lambda: keep_metrics(folder, standing.epochs), fabric)
-    best, written = standing.best, by_first(lambda: epoch_of(folder.best), fabric)
-    if best is None or written == best.epoch:
-        return standing
-    if best.epoch == standing.epochs and not standing.steps:
-        # The process may have been killed between the checkpoint and the weights.
-        keep_best(run, best)
-        return standing
-    # The checkpoint before a damaged one: its best weights have been written over by later ones.
-    standing = replace(standing, best=None)
-    if over(run.recipe, standing):
-        what = f"{folder.best} does not hold the weights of epoch {best.epoch}"
-        raise TrainingError(f"{what}, and nothing is left to train")
-    return standing
-
-
-def keep_best(run: Run, best: Best) -> None:
-    """Write the weights as those of the best epoch."""
-    keep_weights(run.folder.best, run.parts, best.epoch)
-
-
-def over(recipe: Train, standing: Standing) -> bool:
-    """Whether nothing is left to train."""
-    best, epochs = standing.best, standing.epochs
-    tired = recipe.patience and best is not None and epochs - best.epoch >= recipe.patience
-    return epochs >= recipe.epochs or bool(tired) or out_of_time(recipe, standing.seconds)
-
-
-def out_of_time(recipe: Train, seconds: float) -> bool:
-    """Whether a run has had the time that its recipe gives it."""
-    return recipe.max_minutes is not None and seconds >= 60 * recipe.max_minutes
-
-
 def train_on(run: Run, standing: Standing, quiet: bool) -> Standing:
     """Train the epochs that are left, with a checkpoint after each."""
     if over(run.recipe, standing):
@@ -251,6 +172,8 @@ def telling(run: Run, standing: Standing, quiet: bool) -> Iterator[tuple[Watcher
         watching(quiet, run.recipe.epochs, steps, done, run.task.metric) as watcher,
         recording(run.folder, standing.epochs, done) as records,
     ):
+        if done:
+            watcher.going_on(standing.where)
         yield watcher, records
 
 
@@ -328,37 +251,21 @@ def each_step(
     return after
 
 
-def save(run: Run, standing: Standing) -> None:
-    """Write a checkpoint. Raises `TrainingError` where that cannot be; the last one is then left as
-    it was."""
-    folder = run.folder
-    try:
-        checkpoints(run.parts).save_checkpoint(folder, run.parts, standing, run.who.spec)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        message = f"cannot write {folder.checkpoint} after {standing.where}: {why}"
-        raise TrainingError(f"{message}. The one before it is whole") from None
-    # A process that ends makes `torchrun` end the others, which may still be writing.
-    run.parts.fabric.barrier()
-
-
-def stop_if_asked(run: Run, standing: Standing, signal: int) -> None:
-    """End the run, with a checkpoint, where a signal asked for that."""
-    if signal:
-        save(run, standing)
-        raise TrainingStopped(signal, standing.where)
-
-
 def glance(run: Run, epoch: int, score: Score) -> Glance:
     used = memory(run.parts.fabric.device)
     return Glance(epoch, score.loss, score.measured, score.samples_per_second, used)
+
+
+def all_unreadable(run: Run) -> None:
+    """Let the first process know, and write, which files the others could not read."""
+    run.unreadable.with_those_of(of_all(run.unreadable.known, run.parts.fabric)[1:])
 
 
 def report(
     run: Run, records: Records, epoch: int, seconds: float, trained: Score, validated: Score
 ) -> None:
     """Write an epoch down."""
-    run.unreadable.with_those_of(of_all(run.unreadable.known, run.parts.fabric)[1:])
+    all_unreadable(run)
     used, metric = memory(run.parts.fabric.device), run.task.metric.name
     scalars = {
         "train_loss": trained.loss,
@@ -376,12 +283,19 @@ def report(
 
 
 def conclude(run: Run, standing: Standing) -> TrainResult:
-    """Read the test set, once, with the weights that validation chose."""
+    """Read the test set, once, with the weights that validation chose. A signal ends that, alone,
+    and nothing has to be saved: the next sitting begins here."""
     assert standing.best is not None
-    parts, folder = run.parts, run.folder
+    parts, folder, alone = run.parts, run.folder, run.parts.fabric.world_size == 1
     keep_weights(folder.last, parts, standing.epochs)
     take_weights(folder.best, parts)
-    tested = evaluate(parts, run.task, run.data.test, run.recipe.batch, run.unreadable.note)
+
+    def stop() -> None:
+        if alone and run.asked.by:
+            raise TrainingStopped(run.asked.by, standing.where)
+
+    tested = evaluate(parts, run.task, run.data.test, run.recipe.batch, run.unreadable.note, stop)
+    all_unreadable(run)
     return TrainResult(
         metric=run.task.metric.name,
         test_metric=tested.measured,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,10 +21,10 @@ from compiler.network import Network
 from compiler.remedies import recommendation
 from compiler.stage import Stage
 from compiler.verify import gradient_distance
-from runners.data import Split, in_order, read
-from runners.drift_log import IMAGES, drifting
+from runners.data import Split
+from runners.drift_log import FAILURES, drifting, few_samples
 from runners.parts import Parts
-from runners.randomness import derived_seed, generator_states, restore_generators
+from runners.randomness import derived_seed
 from runners.records import Records
 from runners.tasks import Batch, Task
 
@@ -61,17 +61,11 @@ class DriftWatch:
     def _found(
         self, errors: Callable[[Parts, Task, Batch], Mapping[str, float]]
     ) -> Mapping[str, float]:
-        parts = self.parts
-        states = generator_states(parts.fabric.device)
-        torch.manual_seed(derived_seed(0, "watch"))
         try:
-            few = replace(self.split, indices=self.split.indices[:IMAGES], workers=0)
-            batch = next(read(few, in_order(few, IMAGES), parts.fabric.device))
-            return errors(parts, self.task, batch)
-        except (RuntimeError, ValueError, ArithmeticError):  # a run is not to end for what it logs
+            with few_samples(self.parts, self.split) as batch:
+                return errors(self.parts, self.task, batch)
+        except FAILURES:
             return {}
-        finally:
-            restore_generators(states, parts.fabric.device)
 
     def _warn(self, name: str, kind: str, error: float, step: int) -> None:
         if error <= self.recipe.warn or name in self.warned:  # not a number is past it too

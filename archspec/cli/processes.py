@@ -30,6 +30,6 @@ def end(code: int) -> None:
 
 
 def leave_it_to_the_first() -> None:
-    """Wait, in another process, until the first one has told of a mistake that all have met."""
+    """Wait, in another process, until the first one has told of what all have met, if it has."""
     if not is_first():
         time.sleep(PATIENCE)

@@ -50,16 +50,21 @@ def command(
     plan = resolve(loaded)  # mistakes are told before torch is imported
 
     from compiler.summary import growth_warning
+    from runners.run_folder import RunFolder
     from runners.tasks import METRICS
     from runners.train import train
 
     for warning in filter(None, map(growth_warning, plan.stages if is_first() else ())):
         click.echo(f"warning: {warning}. `archspec build` measures it", err=True)
     folder = output or Path("runs") / loaded.spec.name
+    finished = RunFolder(folder).result.is_file()
     with told(folder):
         result = train(loaded, folder, device=device, quiet=quiet)
     if not is_first():
         return
+    if finished:
+        again = "to train it anew, remove its folder or choose another with --output"
+        click.echo(f"this run was finished before; {again}", err=True)
     measured = METRICS[result.metric].text(result.test_metric)
     click.echo(
         f"test {result.metric} {measured} with the weights of epoch {result.best_epoch} "

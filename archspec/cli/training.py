@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from archspec.cli.processes import is_first
+from archspec.cli.processes import is_first, leave_it_to_the_first
 
 device = click.option(
     "--device",
@@ -30,6 +30,7 @@ def told(folder: Path) -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
+        leave_it_to_the_first()  # which has met most of them too
         hint = f"to change the spec, remove {folder} or choose another folder with --output"
         raise click.ClickException(f"{error}\n{hint}") from None
     except ReplayError as error:

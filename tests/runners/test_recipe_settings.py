@@ -212,9 +212,10 @@ def test_time_ends_a_run_within_an_epoch(
         return step(*arguments)
 
     monkeypatch.setattr(loop, "take_step", counted)
-    monkeypatch.setattr(
-        "runners.train.out_of_time", lambda recipe, seconds: steps >= 27 and seconds > 0
-    )
+    for module in ("runners.run", "runners.train"):
+        monkeypatch.setattr(
+            f"{module}.out_of_time", lambda recipe, seconds: steps >= 27 and seconds > 0
+        )
     result = train(tiny("train.epochs=50", "train.max_minutes=10"), tmp_path, quiet=True)
     assert (steps, result.epochs, len(lines(tmp_path))) == (27, 2, 2)
     assert (tmp_path / "result.json").is_file()
