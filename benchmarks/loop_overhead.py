@@ -9,8 +9,8 @@ memory. The bare one is what a person would write: forward, backward, clipping, 
 at the loss, the clock, the bar; and the batches read, shuffled, cropped and flipped, which the bare
 loop is given ready. Each repeat runs one after the other, in turn first; the result is the median
 of ratios within repeats. The looks at inverses and gradients that a run takes every so many steps
-(`train.watch`) are timed by themselves, and added as what they come to a step. On a CPU seconds are those of the process, so that others do not count; on
-a GPU they are the clock's.
+(`train.watch`) are timed by themselves, and added as what they come to a step. On a CPU seconds are
+those of the process, so that others do not count; on a GPU they are the clock's.
 """
 
 from __future__ import annotations

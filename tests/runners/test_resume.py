@@ -151,9 +151,7 @@ def test_a_damaged_checkpoint_is_refused(tiny: Tiny, tmp_path: Path, damage: byt
     (tmp_path / "result.json").unlink()
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-5000] if damage is None else damage)
-    with pytest.raises(
-        SpecError, match=r"error\[E604\] .*\.pt is truncated, or no checkpoint"
-    ):
+    with pytest.raises(SpecError, match=r"error\[E604\] .*\.pt is truncated, or no checkpoint"):
         train(tiny("train.epochs=1"), tmp_path, quiet=True)
 
 
