@@ -270,8 +270,8 @@ def builder(pipe: Connection) -> None:
         summary = summarise(network, verify(network))
         json.dumps(summary.as_dict(), allow_nan=False)
         side = {s.name: torch.randn(2, *s.shape.sizes) for s in plan.side}
-        logits = network.eval()(torch.randn(2, *plan.input.sizes), **side)
-        assert logits.shape == (2, plan.classes)
+        outputs = network.eval()(torch.randn(2, *plan.input.sizes), **side)
+        assert outputs.shape == (2, *plan.output.sizes)
         found = summary.verification
         assert found is not None
         if found["passed"]:
