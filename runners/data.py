@@ -79,13 +79,18 @@ def open_data(loaded: Loaded, entry: AnyData, seed: int) -> Data:
 
 def _images(loaded: Loaded, entry: AnyImages, seed: int) -> Data:
     found = open_data_set(loaded, entry)
-    training, validation = _by_class(loaded, entry, found.training.labels, seed)
+    if found.validation is None:
+        training, validation = _by_class(loaded, entry, found.training.labels, seed)
+    else:
+        training, validation = (
+            torch.arange(len(part.labels)) for part in (found.training, found.validation)
+        )
     plain = _unmixed(normalising(found.statistics, batch_augmentation(())))
     augmented = _augmented(loaded, entry, found)
     everything = torch.arange(len(found.test.labels))
     return Data(
         Split(found.training, training, augmented, entry.workers, entry.repeat),
-        Split(found.evaluation, validation, plain, entry.workers),
+        Split(found.validation or found.evaluation, validation, plain, entry.workers),
         Split(found.test, everything, plain, entry.workers),
     )
 
@@ -172,7 +177,8 @@ class Reading:
     first: int = 0
     """The number of the first batch in the pass."""
     may_skip: bool = False
-    """Whether a batch of which no file can be read is left out; else it ends the run."""
+    """Whether a batch of which no file can be read is left out. Else a sample that can be read
+    stands in for it: steps are counted, and processes go together."""
 
     def seed_of(self, number: int) -> int:
         """Of a batch, counted from the first one read."""
@@ -196,11 +202,22 @@ def read(
         if len(inputs) == 0:
             if reading.may_skip:
                 continue
-            path, why = next(iter(unreadable.items()))
-            raise TrainingError(f"no file of a batch can be read, such as {path}: {why}")
+            inputs, targets = _stand_in(split, unreadable)
         yield split.prepare(
             inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         )
+
+
+def _stand_in(split: Split, unreadable: Unreadable) -> tuple[Tensor, Tensor]:
+    """A batch of the first sample that can be read. Raises `TrainingError` where none can."""
+    for index in split.indices.tolist():
+        found = Seeded(split.samples).__getitems__((0, [index]))
+        if isinstance(found, TrainingError):
+            raise found
+        if len(found[0]):
+            return found[0], found[1]
+    path, why = next(iter(unreadable.items()))
+    raise TrainingError(f"no file of {len(split)} can be read, such as {path}: {why}")
 
 
 SeededBatch = tuple[int, list[int]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from runners.augment import (
     plain_image,
     single_augmentation,
 )
+from runners.folders import Splits, Statistics, open_splits, statistics_of
 from runners.lasso import UnsolvedError, solve
 from runners.samples import (
     ChangedImages,
@@ -50,8 +50,6 @@ from runners.videos import (
 TEST_EVERY = 5
 """One in so many digits of each class is a test image."""
 
-AnyFolder = data.ImageFolder | data.VideoFolder
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 DIGITS: Statistics = ((0.3053,), (0.3761,))
 CIFAR10_STATISTICS: Statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR100_STATISTICS: Statistics = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
@@ -70,6 +68,8 @@ class DataSet:
     evaluation: Images
     """The training images again, without augmentation."""
     test: Images
+    validation: Images | None
+    """Where they have a place of their own; else they are cut from the training images."""
     augment: OnBatch
     """What is left to do to a batch of `training`, at [0, 1]."""
     statistics: Statistics
@@ -151,10 +151,10 @@ def _held(
     """Images in memory: augmented a batch at a time, where every augmentation can be."""
     augment = before_normalising(entry.augment)
     if not has_single(augment):
-        return DataSet(images, images, test, batch_augmentation(augment), statistics)
+        return DataSet(images, images, test, None, batch_augmentation(augment), statistics)
     height, width = images.images.shape[-2:]
     changed = ChangedImages(images, single_augmentation(augment, (height, width)))
-    return DataSet(changed, images, test, batch_augmentation(()), statistics)
+    return DataSet(changed, images, test, None, batch_augmentation(()), statistics)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _fake(loaded: Loaded, entry: data.FakeImages) -> DataSet:
         span = loaded.tree.where(("data", "fake", "augment"))
         raise SpecError([Diagnostic("E602", message, span)])
     augment = batch_augmentation(before_normalising(entry.augment))
-    return DataSet(train, train, test, augment, NOISE_STATISTICS)
+    return DataSet(train, train, test, None, augment, NOISE_STATISTICS)
 
 
 def _imagenet(loaded: Loaded, entry: data.ImageNet, sizes: tuple[int, ...]) -> DataSet:
@@ -232,15 +232,14 @@ def _imagenet(loaded: Loaded, entry: data.ImageNet, sizes: tuple[int, ...]) -> D
             "into that folder; for one that is unpacked already use `image_folder`"
         )
         raise SpecError([Diagnostic("E601", message, span, help)]) from None
-    return _files(loaded, entry, train, test, sizes, IMAGENET_STATISTICS)
+    return _files(loaded, entry, Splits(train, test, None), sizes, IMAGENET_STATISTICS)
 
 
 def _image_folder(loaded: Loaded, entry: data.ImageFolder, sizes: tuple[int, ...]) -> DataSet:
     _check_channels(loaded, sizes[0])
-    train, test = _open_folders(loaded, entry, "images", IMG_EXTENSIONS)
-    _check(loaded, entry.kind, None, len(train.classes))
-    statistics = _folder_statistics(loaded, entry, sizes[0])
-    return _files(loaded, entry, train, test, sizes, statistics)
+    splits = open_splits(loaded, entry, "images", IMG_EXTENSIONS)
+    _check(loaded, entry.kind, None, len(splits.train.classes))
+    return _files(loaded, entry, splits, sizes, statistics_of(loaded, entry, sizes[0]))
 
 
 def _check_channels(loaded: Loaded, channels: int) -> None:
@@ -252,8 +251,7 @@ def _check_channels(loaded: Loaded, channels: int) -> None:
 def _files(
     loaded: Loaded,
     entry: data.ImageFiles,
-    train: DatasetFolder,
-    test: DatasetFolder,
+    splits: Splits,
     sizes: tuple[int, ...],
     statistics: Statistics,
 ) -> DataSet:
@@ -266,9 +264,10 @@ def _files(
     augment = before_normalising(entry.augment)
     plain = plain_image((height, width))
     return DataSet(
-        images(train, image_augmentation(augment, (height, width))),
-        images(train, plain),
-        images(test, plain),
+        images(splits.train, image_augmentation(augment, (height, width))),
+        images(splits.train, plain),
+        images(splits.test, plain),
+        images(splits.validation, plain) if splits.validation else None,
         batch_augmentation(()),
         statistics,
     )
@@ -282,9 +281,9 @@ def _video_folder(loaded: Loaded, entry: data.VideoFolder) -> DataSet:
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
     channels, frames, height, width = given.sizes
     _check_channels(loaded, channels)
-    train, test = _open_folders(loaded, entry, "videos", EXTENSIONS)
-    _check(loaded, entry.kind, None, len(train.classes))
-    statistics = _folder_statistics(loaded, entry, channels)
+    splits = open_splits(loaded, entry, "videos", EXTENSIONS)
+    _check(loaded, entry.kind, None, len(splits.train.classes))
+    statistics = statistics_of(loaded, entry, channels)
     if find_spec("av") is None:
         message = "videos are decoded by PyAV, which is not installed"
         help = "python -m pip install av"
@@ -297,9 +296,10 @@ def _video_folder(loaded: Loaded, entry: data.VideoFolder) -> DataSet:
     plain = Covering((height, width))
     augment = clip_augmentation(before_normalising(entry.augment), (height, width))
     return DataSet(
-        clips(train, at_random, augment),
-        clips(train, at_centre, plain),
-        clips(test, at_centre, plain),
+        clips(splits.train, at_random, augment),
+        clips(splits.train, at_centre, plain),
+        clips(splits.test, at_centre, plain),
+        clips(splits.validation, at_centre, plain) if splits.validation else None,
         batch_augmentation(()),
         statistics,
     )
@@ -310,53 +310,6 @@ def _decoded(
 ) -> FileImages:
     paths = tuple(path for path, _ in folder.samples)
     return FileImages(paths, torch.tensor(folder.targets), noun, decode, entry.strict)
-
-
-def _open_folders(
-    loaded: Loaded, entry: AnyFolder, noun: str, extensions: tuple[str, ...]
-) -> tuple[DatasetFolder, DatasetFolder]:
-    """Training and test files of a folder, in the same classes. Raises `SpecError`."""
-    span = loaded.tree.where(("data", entry.kind, "path"))
-    root = Path(entry.path)
-    tests = [name for name in ("test", "val") if (root / name).is_dir()]
-    if not (root / "train").is_dir() or not tests:
-        missing = "train" if not (root / "train").is_dir() else "test (or val)"
-        message = f"there is no folder {root / missing}"
-        help = (
-            f"{noun} are looked for in train/<class>/* and test/<class>/* of this path; name the "
-            f"folder where yours are: --set data.{entry.kind}.path=FOLDER"
-        )
-        raise SpecError([Diagnostic("E601", message, span, help)])
-    try:
-        train, test = (
-            DatasetFolder(str(root / part), loader=str, extensions=extensions)
-            for part in ("train", tests[0])
-        )
-    except OSError as error:  # a class without files, among others
-        message = f"cannot read {root}: {error}"
-        raise SpecError([Diagnostic("E601", message, span)]) from None
-    if train.classes != test.classes:
-        odd = sorted(set(train.classes) ^ set(test.classes))
-        message = f"train and {tests[0]} in {root} differ in their classes: {', '.join(odd[:5])}"
-        raise SpecError([Diagnostic("E602", message, span)])
-    return train, test
-
-
-def _folder_statistics(loaded: Loaded, entry: AnyFolder, channels: int) -> Statistics:
-    errors = []
-    found: list[tuple[float, ...]] = []
-    for name, values in (("mean", entry.mean), ("std", entry.std)):
-        if channels == 1 and name not in entry.model_fields_set:
-            values = (sum(values) / len(values),)
-        if len(values) != channels or (name == "std" and min(values) <= 0):
-            wanted = "positive number" if name == "std" else "number"
-            message = f"`{name}` needs one {wanted} for each of {channels} channels"
-            span = loaded.tree.where(("data", entry.kind, name))
-            errors.append(Diagnostic("E602", message, span))
-        found.append(values)
-    if errors:
-        raise SpecError(errors)
-    return found[0], found[1]
 
 
 def normalising(statistics: Statistics, augment: OnBatch) -> Callable[[Tensor], Tensor]:

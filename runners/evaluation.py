@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torchvision.datasets.folder import find_classes
 
 from archspec.data import AnyData, ImageFolder, VideoFolder
+from archspec.loading import Loaded
 from archspec.training import Classify
+from archspec.tree import Node
 from runners.classification import Classified, classified
 from runners.data import Reading, Split, in_order, open_data, read
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
-from runners.other_data import with_data
+from runners.other_data import of_trained, with_data
+from runners.run_folder import identity
 from runners.standing import Score
 from runners.tasks import Metric, Task, open_task
 from runners.train import recipe_and_data
@@ -26,6 +29,10 @@ from runners.trained import Trained
 
 Part = Literal["test", "validation"]
 PARTS: tuple[Part, ...] = ("test", "validation")
+TRAINED_ON = ("augment", "repeat")
+"""Keys of data that samples of other splits than the one for training do not depend on."""
+CUT_FROM = ("validation", "samples")
+"""Those that the test split does not depend on beside."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,37 @@ class Measured:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was measured, and how."""
+    """What is measured."""
 
     name: str
     run: str
+    """Its folder."""
+    spec_hash: str
+    """Of its spec, as run.json has it."""
     weights: str
     """The name of the file."""
     epoch: int | None
     """That the weights are of."""
     split: str
     data: object
-    """As a spec writes it."""
+    """As a spec writes it, without what applies in training alone."""
+
+    def other(self, found: dict[str, object]) -> str:
+        """In what an earlier object of evaluation.json is of something else, in words. The epoch
+        may be another: a run that has gone on is the same run."""
+        ours = asdict(self)
+        said = [
+            f"{key} is {found.get(key)} there, {ours[key]} here"
+            for key in ("run", "weights", "split", "data", "spec_hash")
+            if found.get(key) != ours[key]
+        ]
+        return said[0] if said else ""
+
+
+@dataclass(frozen=True)
+class Means:
+    """How it is measured."""
+
     batch: int
     device: str
     precision: str
@@ -62,6 +89,7 @@ class Evaluation:
     """How a network fares."""
 
     subject: Subject
+    means: Means
     metric: Metric
     score: Score
     unreadable: int
@@ -81,6 +109,7 @@ class Evaluation:
         score = self.score
         found: dict[str, object] = {
             **asdict(self.subject),
+            **asdict(self.means),
             "samples": score.samples,
             "unreadable_files": self.unreadable,
             self.metric.name: score.measured,
@@ -93,6 +122,35 @@ class Evaluation:
         if self.classes is not None:
             found["classification"] = {"names": self.class_names, **asdict(self.classes)}
         return found
+
+
+def data_of(trained: Trained, data: str | None) -> Loaded:
+    """The spec of a run, with others of its data as `with_data` reads them. Raises `SpecError`."""
+    return trained.loaded if data is None else with_data(trained.loaded, data)
+
+
+def subject_of(trained: Trained, loaded: Loaded, part: Part) -> Subject:
+    """What of a run is measured, on which data."""
+    return Subject(
+        name=trained.name,
+        run=str(trained.folder.path),
+        spec_hash=identity(trained.loaded.spec).spec,
+        weights=trained.weights.name,
+        epoch=trained.epoch,
+        split=part,
+        data=_tested_on(loaded.tree.map["data"], part),
+    )
+
+
+def _tested_on(data: Node, part: Part) -> object:
+    """What a split depends on of a data set, as a spec writes it."""
+    if not data.map:  # its name alone
+        return data.plain()
+    ((kind, content),) = data.map.items()
+    if not content.map:  # with its path
+        return data.plain()
+    left = content.without(*TRAINED_ON, *(CUT_FROM if part == "test" else ())).plain()
+    return {kind: left} if left else kind
 
 
 def evaluate_run(
@@ -110,30 +168,22 @@ def evaluate_run(
     result. Raises `SpecError` where data do not fit, `TrainingError` where files cannot be read or
     an output is not finite, and `RangeError`.
     """
-    loaded = trained.loaded if data is None else with_data(trained.loaded, data)
+    loaded = data_of(trained, data)
     recipe, entry = recipe_and_data(loaded)
     fabric, task = open_fabric(loaded, recipe, device), open_task(loaded)
-    opened = open_data(loaded, entry, recipe.seed)
+    with of_trained(loaded):
+        opened = open_data(loaded, entry, recipe.seed)
     split = (opened.test if part == "test" else opened.validation).on(fabric.device)
-    subject = Subject(
-        name=trained.name,
-        run=str(trained.folder.path),
-        weights=trained.weights.name,
-        epoch=trained.epoch,
-        split=part,
-        data=loaded.tree.map["data"].plain(),
-        batch=batch or recipe.batch,
-        device=str(fabric.device),
-        precision=recipe.precision,
-    )
+    means = Means(batch or recipe.batch, str(fabric.device), recipe.precision)
     with matrix_precision(recipe):
-        found = measure(trained.model, task, split, subject.batch, fabric)
+        found = measure(trained.model, task, split, means.batch, fabric)
     names, classes = _class_names(entry), None
     if isinstance(loaded.spec.task, Classify):
         classes = classified(found.outputs, found.targets)
         names = names or tuple(map(str, range(loaded.spec.task.classes)))
     unreadable = len(split) - found.score.samples
-    return Evaluation(subject, task.metric, found.score, unreadable, classes, names)
+    subject = subject_of(trained, loaded, part)
+    return Evaluation(subject, means, task.metric, found.score, unreadable, classes, names)
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
 """A trained network as a file that something else can run: weights, a PyTorch program, ONNX, or
-Python that imports torch alone."""
+Python that needs torch and safetensors alone."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ def write_torch(trained: Trained, path: Path, batch: int | None) -> None:
 
 
 def write_onnx(trained: Trained, path: Path, batch: int | None) -> None:
-    """A model with one input, `inputs`, and one output, `outputs`, whose weights are within the
-    file. Raises `ExportError`."""
+    """A model with one input, `inputs` (batch, …), and one output, `outputs` (batch, …), whose
+    weights are within the file. The first axis is called `batch` where it may have any size. Raises
+    `ExportError`."""
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ExportError(f"ONNX needs {' and '.join(missing)}: {INSTALL}")
     with _tracing():
@@ -76,6 +77,7 @@ def write_onnx(trained: Trained, path: Path, batch: int | None) -> None:
             dynamo=True,
             input_names=["inputs"],
             output_names=["outputs"],
+            dynamic_shapes=({0: "batch"},) if batch is None else None,
             verbose=False,
         )
     assert model is not None
@@ -185,12 +187,16 @@ def trained() -> {network}:
 
 
 '''
+_ALONE = "; imports torch alone.\n"
+"""How an emitted text says what it needs."""
+_WITH_WEIGHTS = "; imports torch, and safetensors where\n`trained` reads weights.\n"
 _MAIN = 'if __name__ == "__main__":'
 
 
 def _with_loader(text: str, weights: str, layout: str) -> str:
     """An emitted text with the function that reads its weights, before what it does when run."""
-    before, main, after = text.rpartition(_MAIN)
+    assert text.count(_ALONE) == 1
+    before, main, after = text.replace(_ALONE, _WITH_WEIGHTS).rpartition(_MAIN)
     found = re.search(r"self_check\((\w+)\(\)\)", after)
     assert found is not None
     loader = _LOADER.format(weights=json.dumps(weights), network=found[1], layout=layout)

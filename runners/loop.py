@@ -151,18 +151,19 @@ def differentiate(parts: Parts, task: Task, recipe: Train, batch: Batch) -> Tens
     that is told."""
     parts.optimizer.zero_grad()
     count = min(recipe.accumulate, len(batch[0]))
-    if count < recipe.accumulate and parts.fabric.world_size > 1:  # others would wait for its parts
-        raise TrainingError(f"{count} samples, of which {recipe.accumulate} parts are to be made")
     pieces = list(zip(*(part.tensor_split(count) for part in batch), strict=True))
+    if parts.fabric.world_size > 1:  # all run the network as often, be it for nothing
+        pieces += pieces[:1] * (recipe.accumulate - count)
     whole, seen = len(batch[0]), torch.zeros(2, device=parts.fabric.device)
     counts = weight(whole, parts.fabric)
     for number, (inputs, targets) in enumerate(pieces):
-        share = len(inputs) / whole
+        counted = number < count
+        share = len(inputs) / whole if counted else 0.0
         last = number == len(pieces) - 1
         with parts.fabric.no_backward_sync(parts.wrapped, enabled=not last):
             outcome = task.in_training(_model(parts), (inputs, targets))
             parts.fabric.backward(counts * share * (outcome.loss + penalty(parts.model)))
-        seen += torch.stack([share * outcome.loss.detach(), outcome.measured.to(seen)])
+        seen += torch.stack([share * outcome.loss.detach(), counted * outcome.measured.to(seen)])
     return torch.cat([seen, seen.new_tensor([whole])])
 
 
@@ -199,12 +200,21 @@ def evaluate(
     began, fabric = time.perf_counter(), parts.fabric
     shares = parts_of(in_order(split, batch), fabric)
     batches = [indices for indices, _ in shares]
+    unread: Unreadable = {}
+
+    def note(files: Unreadable) -> None:
+        unread.update(files)
+        on_unreadable(files)
+
     reading = Reading(may_skip=fabric.world_size == 1)  # several run the network as often
-    timed, seen = Timed(read(split, batches, fabric.device, reading, on_unreadable)), []
-    for found, (_, counts) in zip(timed, shares, strict=False):
+    timed, seen = Timed(read(split, batches, fabric.device, reading, note)), []
+    for found, (indices, counts) in zip(timed, shares, strict=False):
         with fabric.autocast():
             outcome = task.in_evaluation(_guarded(network), found)
-        samples = len(found[0]) if counts else 0
+        # Where none of its files can be read, another stands in for a share, and does not count.
+        stands_in = not reading.may_skip and len(unread) == len(indices)
+        samples = len(found[0]) if counts and not stands_in else 0
+        unread.clear()
         row = torch.stack([outcome.loss, outcome.measured.to(outcome.loss)])
         seen.append(torch.cat([row, row.new_tensor([samples])]))
         on_batch()

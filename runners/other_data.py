@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from archspec.data import AnyData, ImageFolder, VideoFolder
-from archspec.diagnostics import Diagnostic, Source, Span, SpecError
+from archspec.diagnostics import Diagnostic, Source, Span, SpecError, nearest
 from archspec.dumping import node_of
 from archspec.loading import Loaded
 from archspec.onekey import kinds_of
@@ -21,13 +23,15 @@ from runners.datasets import (
     DIGITS,
     IMAGENET_STATISTICS,
     NOISE_STATISTICS,
-    Statistics,
 )
+from runners.folders import Statistics
 
 OPTION = "--data"
 """What errors call the text."""
 KINDS = tuple(kind for model in get_args(AnyData) for kind in kinds_of(model))
 FOLDERS = ("image_folder", "video_folder")
+_SETTING = re.compile(r"--set data\.(\w+)\.\w+=FOLDER")
+"""How help that is written for training says where data are."""
 STATISTICS: Mapping[str, Statistics] = {
     "digits": DIGITS,
     "cifar10": CIFAR10_STATISTICS,
@@ -47,26 +51,46 @@ def with_data(loaded: Loaded, text: str) -> Loaded:
     """
     entry = _normalised_alike(loaded, _entry(loaded, text))
     tree = loaded.tree.with_entry("data", entry, entry.span)
-    return Loaded(validate(Spec, tree), tree, loaded.packages)
+    with of_trained(Loaded(loaded.spec, tree, loaded.packages)):
+        return Loaded(validate(Spec, tree), tree, loaded.packages)
+
+
+@contextmanager
+def of_trained(loaded: Loaded) -> Iterator[None]:
+    """Words what is wrong with data for a network that is trained: its input and its task stay what
+    they are, and it is `--data` that names other data."""
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(_of_trained(found, loaded) for found in error.diagnostics) from None
+
+
+def _of_trained(found: Diagnostic, loaded: Loaded) -> Diagnostic:
+    spec, tree = loaded.spec, loaded.tree
+    if found.span in (tree.where(("input",)), tree.where(("task",))):
+        classes = spec.task.sizes.get("classes")
+        task = spec.task.kind if classes is None else f"{classes} classes"
+        help = f"this network was trained on {spec.input.shape} with {task}: choose data like those"
+        return replace(found, span=tree.where(("data",)), help=help)
+    return replace(found, help=_SETTING.sub(rf"{OPTION} '{{\1: FOLDER}}'", found.help))
 
 
 def _entry(loaded: Loaded, text: str) -> Node:
     """The text as the tree of a data set."""
     span = Span(Source(OPTION, text), 0, 0, max(1, len(text)))
-    if text in KINDS or not _is_path(text):
+    is_folder = Path(text).is_dir()
+    if text in KINDS or (not is_folder and _is_map(text)):
         return read(text, OPTION)
-    if not Path(text).is_dir():
-        help = f"or a data set: {', '.join(KINDS)}"
-        raise SpecError([Diagnostic("E601", f"there is no folder {text}", span, help)])
+    if not is_folder:
+        message = f"there is no folder {text}, and no data set of that name"
+        raise SpecError([Diagnostic("E601", message, span, nearest(text, KINDS))])
     kind = "video_folder" if isinstance(loaded.spec.input, VideoInput) else "image_folder"
     path = Node({"path": Node(text, span)}, span, {"path": span})
     return Node({kind: path}, span, {kind: span})
 
 
-def _is_path(text: str) -> bool:
-    separators = tuple(filter(None, (os.sep, os.altsep)))
-    looks_so = any(separator in text for separator in separators)
-    return Path(text).is_dir() or (looks_so and "{" not in text and ": " not in text)
+def _is_map(text: str) -> bool:
+    return "{" in text or ": " in text
 
 
 def _normalised_alike(loaded: Loaded, entry: Node) -> Node:

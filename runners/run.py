@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from runners.standing import Best, Standing
 from runners.tasks import Task
 from runners.unreadable import PassedOver
 from runners.weights import epoch_of, keep_weights
+
+LOG = logging.getLogger("archspec")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ def go_on(run: Run) -> Standing:
     folder = run.folder
     found = checkpoints(run.parts).load_checkpoint(folder, run.parts, run.who.spec)
     standing, fabric = found or Standing(), run.parts.fabric
+    if found is None and fabric.is_global_zero and folder.best.is_file():
+        LOG.warning("%s has no checkpoint: the run begins anew", folder.path)
     if len(set(of_all(standing, fabric))) > 1:
         raise TrainingError(f"the processes do not see the same files in {folder.path}")
     by_first(lambda: keep_metrics(folder, standing.epochs), fabric)

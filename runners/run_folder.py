@@ -79,6 +79,8 @@ def identity(spec: Spec) -> Identity:
 
 def _hash(spec: Spec, keys: tuple[str, ...] | None) -> str:
     content = spec.model_dump(mode="json", include=None if keys is None else set(keys))
+    for entry in (content.get("data") or {}).values():
+        entry.pop("workers", None)  # their number changes nothing
     if keys == ARCHITECTURE:
         for stage in content["stages"].values():
             stage.pop("backward")  # the same weights, and the same function of them

@@ -101,7 +101,7 @@ class FileImages:
                 images.append(self.decode(path))
                 kept.append(index)
             except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
-                unreadable[path] = str(error) or type(error).__name__
+                unreadable[path] = (str(error) or type(error).__name__).replace(f" {path!r}", "")
         if unreadable and self.strict:
             path, why = next(iter(unreadable.items()))
             raise TrainingError(f"cannot read the {self.noun} {path}: {why}")

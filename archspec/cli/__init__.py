@@ -111,6 +111,9 @@ class Commands(click.Group):
                 click.echo(f"{error}\nfor more: archspec explain {' '.join(codes)}", err=True)
             leave_it_to_the_first()
             ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,8 +13,11 @@ from archspec.cli.runs import Refused, opened, run_argument, told
 from archspec.cli.runs import weights as weights_option
 
 if TYPE_CHECKING:
-    from runners.evaluation import Evaluation, Part
+    from runners.evaluation import Evaluation, Part, Subject
     from runners.trained import Which
+
+
+FILES = ("evaluation.json", "confusion.svg", "reliability.svg")
 
 
 @click.command("evaluate")
@@ -45,7 +48,8 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Write evaluation.json and, of a classifier, confusion.svg and reliability.svg there.",
+    help="Write evaluation.json and, of a classifier, confusion.svg and reliability.svg there. "
+    "Those of another run, or of other data, are not replaced.",
 )
 @allow_modules
 @json_option
@@ -62,28 +66,47 @@ def command(
 ) -> None:
     """Measure the network of a run on its test set, or on other data.
 
-    RUN is the folder that `archspec train` has left. Beside the loss and the metric of the task, a
-    classifier is told by its top-5 accuracy, its confusions and its calibration; and the samples
-    that it takes in a second, once it has run on a first batch. Nothing is written without
-    --output.
+    RUN is the folder that `archspec train` has left, or its name in runs. Beside the loss and the
+    metric of the task, a classifier is told by its top-5 accuracy, its confusions and its
+    calibration; and the samples that it takes in a second, once it has run on a first batch.
+    Nothing is written without --output.
     """
     import json
 
-    from runners.evaluation import evaluate_run
+    from runners.evaluation import data_of, evaluate_run, subject_of
 
     with told():
         trained = opened(run, weights, packages)
         if output is not None:  # before the work of measuring
+            _refuse_others(output, subject_of(trained, data_of(trained, data), split))
             _make(output)
         found = evaluate_run(trained, part=split, data=data, batch=batch, device=device)
+
+    if output is not None:  # before printing, which a closed pipe ends
+        _write(found, output)
 
     from archspec.cli.evaluation_report import print_evaluation
 
     print_evaluation(found, to_stderr=as_json)
     if as_json:
         click.echo(json.dumps(found.as_json(), allow_nan=False))
-    if output is not None:
-        _write(found, output)
+
+
+def _refuse_others(folder: Path, subject: Subject) -> None:
+    """Only a measurement of the same is replaced."""
+    import json
+
+    there = [folder / name for name in FILES if (folder / name).exists()]
+    if not there:
+        return
+    try:
+        found = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    known = isinstance(found, dict)
+    if why := subject.other(found) if known else "not written by archspec evaluate":
+        help = "choose another folder with --output, or remove what is there"
+        raise Refused(f"{there[0]} is not replaced: {why}; {help}")
 
 
 def _make(folder: Path) -> None:
@@ -98,10 +121,11 @@ def _write(found: Evaluation, folder: Path) -> None:
     from runners.files import write_json
 
     try:
+        # First: it tells of what the plots beside it are.
+        write_json(folder / "evaluation.json", found.as_json())
         if found.classes is not None:
             plot_confusion(found, folder / "confusion.svg")
             plot_reliability(found, folder / "reliability.svg")
-        write_json(folder / "evaluation.json", found.as_json())
     except OSError as error:
         raise Refused(f"cannot write in {folder}: {error.strerror or error}") from None
     click.echo(f"written: {folder / 'evaluation.json'}", err=True)

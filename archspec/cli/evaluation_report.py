@@ -35,7 +35,7 @@ def print_evaluation(found: Evaluation, to_stderr: bool) -> None:
 
 
 def _values(found: Evaluation) -> Table:
-    score, subject = found.score, found.subject
+    score, means = found.score, found.means
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
@@ -48,7 +48,7 @@ def _values(found: Evaluation) -> Table:
         error = f"{found.classes.calibration_error:.2%}"
         table.add_row("calibration error", error, f"over {len(found.classes.bins)} bins")
         table.add_row("Brier score", f"{found.classes.brier:.4f}", "from 0 to 2")
-    how = f"in batches of {subject.batch} on {subject.device}, {subject.precision}"
+    how = f"in batches of {means.batch} on {means.device}, {means.precision}"
     table.add_row("samples a second", f"{score.samples_per_second:,.0f}", how)
     table.add_row(
         "",

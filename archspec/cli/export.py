@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     "format",
     type=click.Choice(["safetensors", "torch", "onnx", "python"]),
     required=True,
-    help="Weights; a program of torch.export; an ONNX model; or a Python file that imports torch "
-    "alone, with its weights beside it.",
+    help="Weights; a program of torch.export; an ONNX model; or a Python file that needs torch and "
+    "safetensors alone, with its weights beside it.",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="RUN/export/NAME with the ending of the format by default.",
+    help="It ends in .safetensors, .pt2, .onnx or .py, by the format. In RUN/export by default.",
 )
 @weights_option
 @click.option(
@@ -50,22 +50,23 @@ def command(
 ) -> None:
     """Write the trained network of a run for other programs.
 
-    RUN is the folder that `archspec train` has left. Each file says what it is: the spec is in its
-    metadata.
+    RUN is the folder that `archspec train` has left, or its name in runs. Each file says what it
+    is: the spec is in its metadata.
     """
     if batch is not None and format not in ("torch", "onnx"):
         raise click.UsageError(f"--batch is for programs that are traced, and {format} takes any")
-    with told():
-        trained = opened(run, weights, packages)
     from runners.export import FORMATS, written
 
-    path = output or trained.folder.path / "export" / f"{trained.name}{FORMATS[format][0]}"
+    ending = FORMATS[format][0]
+    if output is not None and output.suffix.lower() != ending:
+        raise click.UsageError(f"a file of --format {format} ends in {ending}, found {output}")
+    with told():
+        trained = opened(run, weights, packages)
+    path = output or trained.folder.path / "export" / f"{trained.name}{ending}"
     there = [file for file in written(format, path) if file.exists()]
     if there and not force:
         names = " and ".join(map(str, there))
         raise Refused(f"{names}: not replaced; --force does, or --output names another file")
-    if output is not None and not path.parent.is_dir():
-        raise Refused(f"cannot write {path}: there is no folder {path.parent}")
     _write(trained, format, path, batch)
 
 
@@ -73,7 +74,7 @@ def _write(trained: Trained, format: str, path: Path, batch: int | None) -> None
     from runners.export import FORMATS, ExportError, notes, written
 
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         FORMATS[format][1](trained, path, batch)
     except ExportError as error:
         raise Refused(f"{error}\nnot written: {path}") from None

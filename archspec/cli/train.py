@@ -71,8 +71,11 @@ def command(
         f"of {result.epochs} ({result.seconds:.0f} s); all in {result.output}",
         err=as_json,
     )
-    if loaded.spec.train is not None and result.epochs < loaded.spec.train.epochs:
-        early = f"ended after {result.epochs} of {loaded.spec.train.epochs} epochs"
-        click.echo(f"{early}, by train.patience or train.max_minutes", err=True)
+    recipe = loaded.spec.train
+    if recipe is not None and result.epochs < recipe.epochs:
+        tired = recipe.patience and result.epochs - result.best_epoch >= recipe.patience
+        by = "patience" if tired else "max_minutes"
+        early = f"ended after {result.epochs} of {recipe.epochs} epochs"
+        click.echo(f"{early}, by train.{by}", err=True)
     if as_json:
         click.echo(json.dumps(result.as_json()))

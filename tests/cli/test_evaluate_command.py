@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from finished_runs import finished_run
 from safetensors.torch import load_file, save_file
 
-from archspec.cli import main
 from archspec.loading import load
 from runners.run_folder import TrainResult
 from runners.train import train
 
+ROOT = Path(__file__).parents[2]
 MODULES = """
 import torch
 from torch import nn
@@ -36,11 +37,19 @@ class Fickle(Gain):
 """
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, to be copied."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    finished_run("momentum", folder)
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(finished: Path, here: Path) -> Path:
     """A finished run in the folder of commands."""
-    finished_run("momentum", tmp_path / "run")
-    return tmp_path / "run"
+    shutil.copytree(finished, here / "run")
+    return here / "run"
 
 
 @pytest.fixture
@@ -62,14 +71,9 @@ def own_modules(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return trained
 
 
-def invoked(*command: str) -> Result:
-    """A command in this process."""
-    return CliRunner().invoke(main, command)
-
-
-def test_the_result_again(archspec, run) -> None:
+def test_the_result_again(invoked, run) -> None:
     result = json.loads((run / "result.json").read_text())
-    done = archspec("evaluate", "run", "--device", "cpu", "--json")
+    done = invoked("evaluate", "run", "--device", "cpu", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["accuracy"] == result["test_accuracy"]
@@ -77,16 +81,34 @@ def test_the_result_again(archspec, run) -> None:
     assert found["epoch"] == result["best_epoch"]
     assert found["samples"] == 355
     assert found["seconds"] > found["data_seconds"] >= 0
-    assert set(found["classification"]) == {
-        *("names", "k", "top_k", "per_class", "confusion", "calibration_error", "brier", "bins")
-    }
+    assert found["data"] == "digits"  # nothing of the augmentation that it was trained with
+    assert found["spec_hash"] == json.loads((run / "run.json").read_text())["spec_hash"]
     assert sorted(p.name for p in run.parent.iterdir()) == ["run"]  # nothing else is written
     assert not (run / "evaluation.json").exists()
 
 
-def test_a_table_and_files(run, here) -> None:
+def test_a_run_by_its_name(invoked, run, here) -> None:
+    (here / "runs").mkdir()
+    for number, name in enumerate(("old", "new", "newer")):
+        shutil.copytree(run, here / "runs" / name)
+        os.utime(here / "runs" / name, (number, number))
+    found = json.loads(invoked("evaluate", "new", "--json").stdout)
+    assert found["run"] == str(Path("runs/new"))
+    assert found["samples"] == 355
+    within = invoked("evaluate", "runs").stderr
+    listed = ", ".join(str(Path("runs", name)) for name in ("newer", "new", "old"))
+    assert (
+        f"runs is no run: it has no run.json\n  help: runs in it, the latest first: {listed}\n"
+        in (within)
+    )
+    assert f"did you mean {Path('runs/old')}?" in invoked("evaluate", "olds").stderr
+    (here / "old").mkdir()
+    assert f"help: there is a run in {Path('runs/old')}" in invoked("evaluate", "old").stderr
+
+
+def test_a_table_and_files(invoked, run, here) -> None:
     done = invoked("evaluate", "run", "--split", "validation", "--output", "some/where")
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     assert "momrev_vit_digits: best.safetensors of epoch 2, 145 validation samples" in done.stdout
     for word in ("accuracy", "top 5", "loss", "calibration error", "Brier", "samples a second"):
         assert word in done.stdout
@@ -96,27 +118,71 @@ def test_a_table_and_files(run, here) -> None:
     assert found["accuracy"] == json.loads((run / "result.json").read_text())["validation_accuracy"]
 
 
-def test_a_sparse_code_has_no_classes(here) -> None:
+def test_only_an_evaluation_of_the_same_is_replaced(invoked, run, here) -> None:
+    evaluate = ("evaluate", "run", "--output", "out")
+    assert invoked(*evaluate).returncode == 0
+    assert invoked(*evaluate, "--batch", "100").returncode == 0
+    before = (here / "out/evaluation.json").read_text()
+    assert json.loads(before)["batch"] == 100
+    shutil.copytree(run, here / "twin")
+    others = {
+        ("evaluate", "twin", "--output", "out"): "run is run there, twin here",
+        (
+            *evaluate,
+            "--weights",
+            "last",
+        ): "weights is best.safetensors there, last.safetensors here",
+        (*evaluate, "--split", "validation"): "split is test there, validation here",
+        (*evaluate, "--data", "fake"): "data is digits there, fake here",
+    }
+    for command, why in others.items():
+        done = invoked(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        name = Path("out/evaluation.json")
+        assert f"Error: {name} is not replaced: {why}; choose another folder" in done.stderr
+    assert (here / "out/evaluation.json").read_text() == before
+    (here / "mine").mkdir()
+    (here / "mine/confusion.svg").write_text("mine")
+    done = invoked("evaluate", "run", "--output", "mine")
+    assert (done.returncode, (here / "mine/confusion.svg").read_text()) == (2, "mine")
+
+
+def test_every_key_is_in_the_documentation(invoked, run, here) -> None:
+    finished_run("sparse_code", here / "code")
+    found = json.loads(invoked("evaluate", "run", "--json").stdout)
+    code = json.loads(invoked("evaluate", "code", "--json").stdout)
+    classes = found["classification"]
+    text = (ROOT / "docs/evaluate.md").read_text(encoding="utf-8")
+    tables = re.split(r"^## evaluation\.json$", text, flags=re.MULTILINE)[1]
+    keys = {
+        key
+        for cell in re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE)
+        for key in re.findall(r"`(\w+)`", cell)
+    }
+    assert keys == {*found, *code, *classes, *classes["bins"][0]}
+
+
+def test_a_sparse_code_has_no_classes(invoked, here) -> None:
     result = finished_run("sparse_code", here / "run")
     done = invoked("evaluate", "run", "--json", "--output", "out")
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["suboptimality"] == result.test_metric
     assert "classification" not in found
     assert [p.name for p in (here / "out").iterdir()] == ["evaluation.json"]
 
 
-def test_a_module_of_the_users_own_is_allowed_again(own_modules) -> None:
+def test_a_module_of_the_users_own_is_allowed_again(invoked, own_modules) -> None:
     result = own_modules("Gain")
     done = invoked("evaluate", "run")
-    assert done.exit_code == 2
+    assert done.returncode == 2
     assert "error[E404]" in done.stderr
     done = invoked("evaluate", "run", "--allow-modules", "mine", "--json")
-    assert done.exit_code == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["accuracy"] == result.test_metric
 
 
-def test_mistakes_end_with_2_and_one_message(run, here) -> None:
+def test_mistakes_end_with_2_and_one_message(invoked, run, here) -> None:
     cases = {
         ("evaluate", "nowhere"): "error[E604] there is no folder nowhere, where a run is expected",
         ("evaluate", "."): "error[E604] . is no run: it has no run.json",
@@ -126,23 +192,23 @@ def test_mistakes_end_with_2_and_one_message(run, here) -> None:
     }
     for command, message in cases.items():
         done = invoked(*command)
-        assert (done.exit_code, done.stdout) == (2, ""), command
+        assert (done.returncode, done.stdout) == (2, ""), command
         assert message in done.stderr
 
 
-def test_a_spec_that_was_edited_is_warned_of(run, here) -> None:
+def test_a_spec_that_was_edited_is_warned_of(invoked, run, here) -> None:
     spec = run / "spec.yaml"
     spec.write_text(spec.read_text().replace("gamma: 0.9", "gamma: 0.8"))
     done = invoked("evaluate", "run", "--json")
-    assert done.exit_code == 0
+    assert done.returncode == 0
     assert "spec.yaml is not the spec that the run was begun with" in done.stderr
 
 
-def test_a_stream_that_leaves_its_grid_ends_it(here) -> None:
+def test_a_stream_that_leaves_its_grid_ends_it(invoked, here) -> None:
     finished_run("exact", here / "run")
     weights = here / "run/best.safetensors"
     large = {name: 1e6 * value for name, value in load_file(weights).items()}
     save_file(large, weights)
     done = invoked("evaluate", "run")
-    assert done.exit_code == 1
+    assert done.returncode == 1
     assert re.search(r"stage `trunk`, .* stream `\w+` reached ", done.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,13 +235,26 @@ def test_workers_read_the_same_images_each_time(tiny: Tiny, tmp_path: Path) -> N
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_validation_images_in_a_place_of_their_own_are_used(tiny: Tiny, tmp_path: Path) -> None:
+    """Beside a test set; hidden folders, such as those of notebooks, are no classes."""
+    root = write_folder(tmp_path)
+    shutil.copytree(root / "test", root / "val")
+    for split in ("train", "val", "test"):
+        (root / split / ".ipynb_checkpoints").mkdir()
+    next((root / "val" / "green").iterdir()).unlink()
+    data = opened(folder_spec(tiny, root))
+    assert (len(data.training), len(data.validation), len(data.test)) == (16, 5, 6)
+    _, labels = next(iter(read(data.validation, in_order(data.validation, 6), CPU)))
+    assert labels.tolist() == [0, 0, 1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("break_it", "expected"),
     [
         ("no folder", "error[E601] there is no folder"),
         ("no tests", "test (or val)"),
         ("empty class", "error[E601] cannot read"),
-        ("odd class", "error[E602] train and test in"),
+        ("odd class", "test lacks the classes of train blue"),
         ("classes", "error[E602] image_folder has 3 classes, and the task 2"),
     ],
 )
@@ -288,11 +302,19 @@ def test_a_damaged_image_is_passed_over_and_named(tiny: Tiny, tmp_path: Path, wo
     assert "cannot identify" in met[str(damaged)]
 
 
-def test_a_batch_of_damaged_images_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
-    for file in (write_folder(tmp_path) / "test" / "green").iterdir():
+def test_a_sample_stands_in_for_a_batch_of_damaged_images(tiny: Tiny, tmp_path: Path) -> None:
+    """So that steps are counted alike; but not where nothing can be read at all."""
+    root = write_folder(tmp_path)
+    for file in (root / "test" / "green").iterdir():
         file.write_bytes(b"")
     split = opened(folder_spec(tiny, tmp_path)).test
-    with pytest.raises(TrainingError, match="no file of a batch can be read, such as "):
+    batches = [labels.tolist() for _, labels in read(split, in_order(split, 3), CPU)]
+    assert batches == [[1], [1, 1, 1]]
+    skipping = read(split, in_order(split, 3), CPU, Reading(may_skip=True))
+    assert [labels.tolist() for _, labels in skipping] == [[1, 1, 1]]
+    for file in (root / "test" / "red").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(TrainingError, match="no file of 6 can be read, such as "):
         list(read(split, in_order(split, 3), CPU))
 
 

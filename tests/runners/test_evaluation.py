@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from archspec.diagnostics import SpecError
 from runners.classification import calibration_error, classified, reliability
-from runners.evaluation import evaluate_run
+from runners.evaluation import PARTS, evaluate_run, subject_of
 from runners.evaluation_plots import plot_confusion, plot_reliability
+from runners.other_data import with_data
 from runners.trained import open_trained
 
 
@@ -62,7 +63,7 @@ def test_the_last_weights_and_other_batches(runs: Path) -> None:
     last = open_trained(runs / "momentum", "last")
     assert last.epoch == 2
     found = evaluate_run(last, batch=7, device="cpu")
-    assert found.subject.batch == 7
+    assert found.means.batch == 7
     assert found.score.samples == 355
     assert found.score.measured == pytest.approx(evaluate_run(last).score.measured)
 
@@ -179,15 +180,41 @@ def test_a_folder_of_images(runs: Path, folder: Path) -> None:
     ("text", "message"),
     [
         ("nowhere/at/all", r"--data:1:1: error\[E601\] there is no folder nowhere/at/all"),
-        ("{cifar10: data}", r"error\[E602\] the images of cifar10 are 3×32×32"),
-        ("{image_folder: nowhere}", r"--data:1:16: error\[E601\] there is no folder nowhere"),
-        ("digit", r"--data:1:1: error\[E106\] there is no data set `digit`.*\n.*\n.*\n.*`digits`"),
+        (
+            "{cifar10: data}",
+            r"--data:1:1: error\[E602\] the images of cifar10 are 3×32×32(.*\n)*"
+            r"  help: this network was trained on image 1×8×8 with 10 classes: choose data like",
+        ),
+        (
+            "{image_folder: nowhere}",
+            r"--data:1:16: error\[E601\] there is no folder nowhere(.*\n)*"
+            r".* where yours are: --data '\{image_folder: FOLDER\}'",
+        ),
+        (
+            "digit",
+            r"--data:1:1: error\[E601\] there is no folder digit, and no data set of that name"
+            r"(.*\n)*  help: did you mean `digits`\?",
+        ),
+        ("sparse_codes", r"--data:1:1: error\[E602\] the data set sparse_codes has no classes"),
         ("{digits: ", r"--data:1:10: error\[E101\]"),
     ],
 )
 def test_data_that_do_not_fit(text: str, message: str, runs: Path) -> None:
-    with pytest.raises(SpecError, match=message):
+    with pytest.raises(SpecError, match=message) as caught:
         evaluate_run(open_trained(runs / "momentum"), data=text, device="cpu")
+    assert "--set" not in str(caught.value)
+
+
+def test_the_data_told_are_what_a_split_depends_on(runs: Path) -> None:
+    trained = open_trained(runs / "sparse_code")
+    given = trained.loaded.tree.map["data"].map["sparse_codes"].map
+    assert {"samples", "tests", "density"} <= set(given)
+    said = {part: subject_of(trained, trained.loaded, part).data for part in PARTS}
+    assert said["validation"] == trained.loaded.tree.map["data"].plain()
+    depends_on = {name: given[name].plain() for name in ("tests", "density", "noise")}
+    assert said["test"] == {"sparse_codes": depends_on}
+    augmented = with_data(open_trained(runs / "momentum").loaded, "{digits: {repeat: 2}}")
+    assert subject_of(trained, augmented, "validation").data == "digits"
 
 
 # Folders that are no run --------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_two_processes_give_the_weights_of_one(tiny: Tiny, tmp_path: Path) -> No
     image_files(tmp_path / "images", damaged=3)
     folder = {"path": str(tmp_path / "images"), "validation": 0.2, "mean": [0.5], "std": [0.5]}
     keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": 2}}
-    settings = (*PLAIN[1:], "train.batch=16")
+    settings = (*PLAIN[1:], "train.batch=4", "train.learning_rate=0.02")
     spec = written(tiny(*settings, stages=MOMENTUM, **keys), tmp_path / "tiny.yaml")
     assert_two_give_what_one_gives(spec, tmp_path, "ddp")
     one, two = (json.loads((tmp_path / run / "unreadable.json").read_text()) for run in RUNS)

@@ -1,0 +1,102 @@
+"""Folders of a class each, in a folder for each split."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets import DatasetFolder
+
+from archspec import data
+from archspec.diagnostics import Diagnostic, SpecError
+from archspec.loading import Loaded
+
+AnyFolder = data.ImageFolder | data.VideoFolder
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, of values in [0, 1]."""
+MOST_NAMED = 5
+
+
+class ClassFolders(DatasetFolder):  # type: ignore[misc]  # torchvision is not typed
+    """Files by class; hidden folders, such as those of notebooks, are none."""
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """The names of the classes, and the label of each."""
+        names = sorted(
+            entry.name
+            for entry in os.scandir(directory)
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
+        if not names:
+            raise FileNotFoundError(f"there is no folder of a class in {directory}")
+        return names, {name: label for label, name in enumerate(names)}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The files of each split, in the same classes."""
+
+    train: DatasetFolder
+    test: DatasetFolder
+    validation: DatasetFolder | None
+    """Where the folder has one; else it is cut from `train`."""
+
+
+def open_splits(loaded: Loaded, entry: AnyFolder, noun: str, extensions: tuple[str, ...]) -> Splits:
+    """`train`, and `val` and `test`; a `val` alone is the test set. Raises `SpecError`."""
+    span = loaded.tree.where(("data", entry.kind, "path"))
+    root = Path(entry.path)
+    held_out = [name for name in ("test", "val") if (root / name).is_dir()]
+    if not (root / "train").is_dir() or not held_out:
+        missing = "train" if not (root / "train").is_dir() else "test (or val)"
+        message = f"there is no folder {root / missing}"
+        help = (
+            f"{noun} are looked for in train/<class>/* and test/<class>/* of this path; name the "
+            f"folder where yours are: --set data.{entry.kind}.path=FOLDER"
+        )
+        raise SpecError([Diagnostic("E601", message, span, help)])
+    try:
+        train, test, *more = (
+            ClassFolders(str(root / part), loader=str, extensions=extensions)
+            for part in ("train", *held_out)
+        )
+    except OSError as error:  # a class without files, among others
+        message = f"cannot read {root}: {error}"
+        raise SpecError([Diagnostic("E601", message, span)]) from None
+    for name, other in zip(held_out, (test, *more), strict=True):
+        if train.classes != other.classes:
+            message = f"in {root} {_lack('train', train, name, other)}"
+            raise SpecError([Diagnostic("E602", message, span)])
+    return Splits(train, test, more[0] if more else None)
+
+
+def _lack(name: str, here: DatasetFolder, other: str, there: DatasetFolder) -> str:
+    """Which classes each of two splits has alone."""
+    parts = []
+    for one, two, odd in (
+        (other, name, sorted(set(here.classes) - set(there.classes))),
+        (name, other, sorted(set(there.classes) - set(here.classes))),
+    ):
+        if odd:
+            more = f" and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
+            parts.append(f"{one} lacks the classes of {two} {', '.join(odd[:MOST_NAMED])}{more}")
+    return ", and ".join(parts)
+
+
+def statistics_of(loaded: Loaded, entry: AnyFolder, channels: int) -> Statistics:
+    """Those that the spec gives, for as many channels. Raises `SpecError`."""
+    errors = []
+    found: list[tuple[float, ...]] = []
+    for name, values in (("mean", entry.mean), ("std", entry.std)):
+        if channels == 1 and name not in entry.model_fields_set:
+            values = (sum(values) / len(values),)
+        if len(values) != channels or (name == "std" and min(values) <= 0):
+            wanted = "positive number" if name == "std" else "number"
+            message = f"`{name}` needs one {wanted} for each of {channels} channels"
+            span = loaded.tree.where(("data", entry.kind, name))
+            errors.append(Diagnostic("E602", message, span))
+        found.append(values)
+    if errors:
+        raise SpecError(errors)
+    return found[0], found[1]
