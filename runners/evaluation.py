@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torchvision.datasets.folder import find_classes
 
 from archspec.data import AnyData, ImageFolder, VideoFolder
 from archspec.loading import Loaded
@@ -20,7 +19,8 @@ from runners.classification import Classified, classified
 from runners.data import Reading, Split, in_order, open_data, read
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
-from runners.other_data import of_trained, with_data
+from runners.folders import class_names
+from runners.other_data import TRAINED_ON, of_trained, with_data
 from runners.run_folder import identity
 from runners.standing import Score
 from runners.tasks import Metric, Task, open_task
@@ -29,10 +29,8 @@ from runners.trained import Trained
 
 Part = Literal["test", "validation"]
 PARTS: tuple[Part, ...] = ("test", "validation")
-TRAINED_ON = ("augment", "repeat")
-"""Keys of data that samples of other splits than the one for training do not depend on."""
 CUT_FROM = ("validation", "samples")
-"""Those that the test split does not depend on beside."""
+"""Keys of data that the test split does not depend on, beside `TRAINED_ON`."""
 
 
 @dataclass(frozen=True)
@@ -235,5 +233,4 @@ def _class_names(entry: AnyData) -> tuple[str, ...]:
     """Those of a folder's folders, in the order of its labels."""
     if not isinstance(entry, (ImageFolder, VideoFolder)):
         return ()
-    names, _ = find_classes(Path(entry.path) / "train")
-    return tuple(names)
+    return tuple(class_names(Path(entry.path) / "train"))

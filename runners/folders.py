@@ -18,17 +18,18 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 MOST_NAMED = 5
 
 
+def class_names(directory: str | Path) -> list[str]:
+    """The classes of a split, in the order of their labels."""
+    folders = (entry.name for entry in os.scandir(directory) if entry.is_dir())
+    return sorted(name for name in folders if not name.startswith("."))
+
+
 class ClassFolders(DatasetFolder):  # type: ignore[misc]  # torchvision is not typed
     """Files by class; hidden folders, such as those of notebooks, are none."""
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """The names of the classes, and the label of each."""
-        names = sorted(
-            entry.name
-            for entry in os.scandir(directory)
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
-        if not names:
+        if not (names := class_names(directory)):
             raise FileNotFoundError(f"there is no folder of a class in {directory}")
         return names, {name: label for label, name in enumerate(names)}
 

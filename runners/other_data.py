@@ -30,6 +30,8 @@ OPTION = "--data"
 """What errors call the text."""
 KINDS = tuple(kind for model in get_args(AnyData) for kind in kinds_of(model))
 FOLDERS = ("image_folder", "video_folder")
+TRAINED_ON = ("augment", "repeat")
+"""Keys of data that samples of other splits than the one for training do not depend on."""
 _SETTING = re.compile(r"--set data\.(\w+)\.\w+=FOLDER")
 """How help that is written for training says where data are."""
 STATISTICS: Mapping[str, Statistics] = {
@@ -46,10 +48,10 @@ def with_data(loaded: Loaded, text: str) -> Loaded:
     """A spec with other data: a folder of images or videos, or a data set as specs write it
     (`digits`, `{cifar10: ../data}`).
 
-    Files of a folder are normalised as the network's own images were, where the text does not say
-    otherwise: that is a part of the function that was trained. Raises `SpecError`.
+    Files of a folder are read and normalised as the network's own were, where the text does not
+    say otherwise: that is a part of the function that was trained. Raises `SpecError`.
     """
-    entry = _normalised_alike(loaded, _entry(loaded, text))
+    entry = _read_alike(loaded, _entry(loaded, text))
     tree = loaded.tree.with_entry("data", entry, entry.span)
     with of_trained(Loaded(loaded.spec, tree, loaded.packages)):
         return Loaded(validate(Spec, tree), tree, loaded.packages)
@@ -93,26 +95,34 @@ def _is_map(text: str) -> bool:
     return "{" in text or ": " in text
 
 
-def _normalised_alike(loaded: Loaded, entry: Node) -> Node:
-    """With the `mean` and `std` of the spec's own data, where the entry is a folder without."""
-    known, spec_data = _statistics(loaded.spec.data), entry.map
-    if known is None or len(spec_data) != 1:
+def _read_alike(loaded: Loaded, entry: Node) -> Node:
+    """With what the spec says of its own data, where the entry is a folder and does not say it."""
+    if len(entry.map) != 1:
         return entry
-    ((kind, content),) = spec_data.items()
+    ((kind, content),) = entry.map.items()
     if kind not in FOLDERS:
         return entry
     if not content.map:  # `image_folder: PATH`
         at = content.span
         content = Node({"path": content}, at, {"path": at})
-    for name, values in zip(("mean", "std"), known, strict=True):
+    for name, value in _known(loaded, kind).items():
         if name not in content.map:
-            content = content.with_entry(name, node_of(values), content.span)
+            content = content.with_entry(name, value, content.span)
     return Node({kind: content}, entry.span, entry.keys)
 
 
-def _statistics(entry: AnyData | None) -> Statistics | None:
-    """What a spec says, or its data set has; None where nothing else than a default is known."""
+def _known(loaded: Loaded, kind: str) -> dict[str, Node]:
+    """All but its path, of a folder of the same kind; else the `mean` and `std` that a data set
+    has, or a folder's spec says."""
+    entry = loaded.spec.data
+    own = loaded.tree.map["data"].map.get(kind)
+    if own is not None and own.map:
+        return {name: value for name, value in own.map.items() if name not in TRAINED_ON}
     if isinstance(entry, (ImageFolder, VideoFolder)):
         is_said = {"mean", "std"} & entry.model_fields_set
-        return (entry.mean, entry.std) if is_said else None
-    return None if entry is None else STATISTICS.get(entry.kind)
+        statistics = (entry.mean, entry.std) if is_said else None
+    else:
+        statistics = None if entry is None else STATISTICS.get(entry.kind)
+    if statistics is None:
+        return {}
+    return {name: node_of(v) for name, v in zip(("mean", "std"), statistics, strict=True)}

@@ -125,6 +125,9 @@ def _listed(runs: Sequence[Path]) -> str:
 def _check_there(folder: RunFolder, weights: Path) -> None:
     if weights.is_file():
         return
+    if folder.result.is_file():
+        message = f"the run in {folder.path} is finished, and its {weights.name} is gone"
+        raise _refusal(message, f"remove {folder.path}, and train anew")
     if weights == folder.last and folder.best.is_file():
         message = f"the run in {folder.path} is not finished: it has no {weights.name} yet"
         raise _refusal(message, "`--weights best` takes those of its best epoch so far")

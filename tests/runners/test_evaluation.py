@@ -16,7 +16,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
+from archspec.data import VideoFolder
 from archspec.diagnostics import SpecError
+from archspec.loading import load
 from runners.classification import calibration_error, classified, reliability
 from runners.evaluation import PARTS, evaluate_run, subject_of
 from runners.evaluation_plots import plot_confusion, plot_reliability
@@ -176,6 +178,19 @@ def test_a_folder_of_images(runs: Path, folder: Path) -> None:
     assert other.score.loss != found.score.loss
 
 
+def test_a_folder_is_read_as_that_of_the_run_was() -> None:
+    content = {**load("rev_mvit_b_video").spec.model_dump(mode="json", exclude_unset=True)}
+    content["data"] = {
+        "video_folder": {"path": "mine", "every": 2, "augment": [], "mean": [0.5] * 3}
+    }
+    clips = with_data(
+        load(content), "{video_folder: {path: theirs, mean: [0.1, 0.2, 0.3]}}"
+    ).spec.data
+    assert isinstance(clips, VideoFolder)
+    assert (clips.path, clips.every, clips.mean) == ("theirs", 2, (0.1, 0.2, 0.3))
+    assert "augment" not in clips.model_fields_set
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -233,6 +248,8 @@ def test_folders_that_are_no_run(runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs / "momentum", run)
     (run / "last.safetensors").unlink()
+    assert "is finished, and its last.safetensors is gone" in refusal(run, "last")
+    (run / "result.json").unlink()
     assert "is not finished: it has no last.safetensors yet" in refusal(run, "last")
     assert "`--weights best`" in refusal(run, "last")
     shutil.copy(runs / "convolution/best.safetensors", run / "last.safetensors")
