@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 
 import safetensors.torch
@@ -113,6 +114,15 @@ FORMATS: Mapping[str, tuple[str, Callable[[Trained, Path, int | None], None]]] =
 }
 """The ending of a file, and what writes it: with `batch` for so many samples alone, where a program
 is traced."""
+
+
+def file_name(name: str, format: str) -> str:
+    """Of the export of a network; one that Python can import, where that is what it is for."""
+    ending = FORMATS[format][0]
+    if format != "python":
+        return f"{name}{ending}"
+    plain = re.sub(r"\W", "_", name)
+    return f"{plain if plain.isidentifier() and not iskeyword(plain) else f'_{plain}'}{ending}"
 
 
 def written(format: str, path: Path) -> list[Path]:

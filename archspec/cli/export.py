@@ -55,14 +55,14 @@ def command(
     """
     if batch is not None and format not in ("torch", "onnx"):
         raise click.UsageError(f"--batch is for programs that are traced, and {format} takes any")
-    from runners.export import FORMATS, written
+    from runners.export import FORMATS, file_name, written
 
     ending = FORMATS[format][0]
     if output is not None and output.suffix.lower() != ending:
         raise click.UsageError(f"a file of --format {format} ends in {ending}, found {output}")
     with told():
         trained = opened(run, weights, packages)
-    path = output or trained.folder.path / "export" / f"{trained.name}{ending}"
+    path = output or trained.folder.path / "export" / file_name(trained.name, format)
     there = [file for file in written(format, path) if file.exists()]
     if there and not force:
         names = " and ".join(map(str, there))

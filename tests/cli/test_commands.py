@@ -213,3 +213,12 @@ def test_printed_commands_are_quoted_as_the_shell_takes_them(monkeypatch) -> Non
     assert shell.typed(arguments) == "archspec train 'my net.yaml' --set 'task={classify: 3}'"
     monkeypatch.setattr(shell.os, "name", "nt")
     assert shell.typed(arguments) == 'archspec train "my net.yaml" --set "task={classify: 3}"'
+
+
+def test_an_interrupted_command_says_so(invoked, monkeypatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("archspec.loading.load", interrupted)
+    done = invoked("check", "rev_vit_digits")
+    assert (done.returncode, done.stderr) == (130, "stopped\n")

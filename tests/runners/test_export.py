@@ -24,6 +24,7 @@ from archspec.tree import read
 from compiler.signing import is_as_written
 from runners.export import (
     ExportError,
+    file_name,
     metadata,
     notes,
     weights_beside,
@@ -134,6 +135,20 @@ def test_onnx_agrees(kind: str, runs: dict[str, Trained], tmp_path: Path) -> Non
         assert found.shape == wanted.shape
         torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("my-rgb.v2", "my_rgb_v2.py"),
+        ("3d", "_3d.py"),
+        ("class", "_class.py"),
+        ("plain", "plain.py"),
+    ],
+)
+def test_python_can_be_imported_by_its_name(name: str, file: str) -> None:
+    assert file_name(name, "python") == file
+    assert file_name(name, "onnx") == f"{name}.onnx"
 
 
 def test_without_onnx_the_extra_is_named(

@@ -196,6 +196,17 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
         assert not (output / "previous.pt").exists()
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_a_run_without_its_checkpoints_says_that_it_begins_anew(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, tiny(), tmp_path, 2)
+    for file in tmp_path.glob("*.pt"):
+        file.unlink()
+    assert train(tiny(), tmp_path, quiet=True).epochs == 3
+    assert "has no checkpoint: the run begins anew" in caplog.text
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, loaded: Loaded, output: Path, epochs: int) -> None:
     """Train so many epochs of a run, and as good as kill it."""
 

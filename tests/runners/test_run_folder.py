@@ -68,6 +68,13 @@ def test_identity_is_of_the_meaning_and_not_of_the_spelling(tiny: Tiny) -> None:
     assert identity(tiny("stages.trunk.depth=2").spec).architecture != first.architecture
 
 
+def test_the_number_of_workers_is_no_part_of_an_identity(tiny: Tiny) -> None:
+    """Nothing that a run gives depends on it."""
+    keys = {"data": {"image_folder": {"path": "x"}}, "input": {"image": [1, 8, 8]}}
+    few, many = (tiny(f"data.image_folder.workers={n}", **keys).spec for n in (0, 4))
+    assert identity(few) == identity(many)
+
+
 def test_a_folder_describes_its_run(tiny: Tiny, tmp_path: Path) -> None:
     loaded, folder = tiny(), RunFolder(tmp_path / "deep" / "run")
     who = identity(loaded.spec)
