@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import get_args
 
+from archspec.data import AnyData
 from archspec.diagnostics import Diagnostic, SpecError
+from archspec.onekey import kinds_of
+from archspec.training import AnyTask
 from archspec.tree import Node, Path
 
 _INDEX = re.compile(r"[0-9]{1,6}\Z")
@@ -16,6 +21,14 @@ CHOICES: tuple[Path, ...] = (
     ("train", "schedule"),
 )
 """Paths whose map is a choice of one kind, replaced as a whole when another kind is chosen."""
+WRITTEN_SHORT: Mapping[Path, str] = {
+    (section, kind): model.shorthand
+    for section, models in (("data", get_args(AnyData)), ("task", get_args(AnyTask)))
+    for model in models
+    for kind in kinds_of(model)
+    if model.shorthand
+}
+"""The key that a bare value at a path stands for."""
 
 
 def merge(base: Node, over: Node, path: Path = ()) -> Node:
@@ -28,6 +41,8 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     """
     if isinstance(base.value, list) and over.map and all(map(_INDEX.match, over.map)):
         return Node(_merged_entries(base.value, over, path), base.span)
+    if isinstance(over.value, dict) and (key := WRITTEN_SHORT.get(path)) and base.value is not None:
+        base = _written_out(base, key)
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     if _is_another_choice(base, over, path):
@@ -43,6 +58,13 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
             entries[key] = merge(entries[key], node, (*path, key)) if key in entries else node
             keys[key] = over.keys[key]
     return Node(entries, over.span, keys)
+
+
+def _written_out(base: Node, key: str) -> Node:
+    """`cifar10: ../data` as `cifar10: {root: ../data}`, to which keys can be added."""
+    if isinstance(base.value, dict):
+        return base
+    return Node({key: base}, base.span, {key: base.span})
 
 
 def _merged_entries(entries: list[Node], over: Node, path: Path) -> list[Node]:

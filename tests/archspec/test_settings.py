@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from archspec.data import Digits
+from archspec.data import Cifar10, Digits
 from archspec.diagnostics import SpecError
 from archspec.loading import load
 from archspec.spec import Learned
@@ -61,6 +61,14 @@ def test_a_coupling_is_set_before_what_changes_it(turn: int) -> None:
     settings = ["stages.trunk.coupling = momentum", "stages.trunk.constants.gamma=0.5"]
     settings = [*settings[::turn], "stages.trunk.functions.G="]
     assert load(NAME, settings).spec.stages["trunk"].constants == {"gamma": 0.5}
+
+
+def test_a_setting_adds_to_what_one_value_stands_for() -> None:
+    settings = ("data.cifar10=../data", "data.cifar10.workers=3", "task.classify.classes=10")
+    spec = load("rev_vit_cifar10", settings).spec
+    assert isinstance(spec.data, Cifar10)
+    assert (spec.data.root, spec.data.workers) == ("../data", 3)
+    assert spec.data.augment  # the recipe's
 
 
 def test_one_setting_needs_no_list() -> None:
