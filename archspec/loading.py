@@ -69,6 +69,10 @@ def load(
         path = find(str(what), Path.cwd(), None)
         folder = path.parent
         file = files.read(path)
+        if is_study(file):
+            message = f"{path} is a study, and not a spec: it names specs to compare"
+            help = f"`archspec compare {path}`, with no other spec, runs it"
+            raise SpecError([Diagnostic("E501", message, file.keys["study"], help)])
         if "coupling" in file.map and "stages" not in file.map:
             message = f"{path} is a coupling, and not a spec: a stage names it by `coupling:`"
             help = f"`archspec show {path}` prints it, with its inverse"
@@ -83,6 +87,11 @@ def load(
     if errors:
         raise SpecError(errors)
     return Loaded(spec, tree, tuple(allow_modules))
+
+
+def is_study(tree: Node) -> bool:
+    """Whether a file is a study's, and no spec's."""
+    return "study" in tree.map and "stages" not in tree.map
 
 
 def read_file(path: Path) -> Node:

@@ -75,11 +75,6 @@ class Study:
     summary: str = ""
 
 
-def is_study(tree: Node) -> bool:
-    """Whether a file is a study's, and no spec's."""
-    return "study" in tree.map and "stages" not in tree.map
-
-
 def load_study(path: Path) -> Study:
     """Read a study. Raises `SpecError`."""
     tree = read_file(path)

@@ -62,8 +62,9 @@ def command(
     """Train specs on the same data, with the same budget and seeds, and report what differs.
 
     SPEC… are specs, or one study: a file that names specs, seeds and a baseline. Given again, the
-    same command goes on where it was stopped, and runs only what is missing. The report is
-    report.html in the output folder, with the same as Markdown and JSON beside it.
+    same command goes on where it was stopped, and runs only what is missing; with more seeds or
+    specs, it adds them. The report is report.html in the output folder, with the same as Markdown
+    and JSON beside it.
     """
     import json
     import sys
@@ -83,11 +84,15 @@ def command(
     against = baseline_of(study, arms)
     folder = output or Path("studies") / study.name
 
+    from runners.comparison.earlier import check_report
+    from runners.comparison.fairness import check_same_test, check_same_training
     from runners.comparison.pages import findings, write_report
     from runners.comparison.report import report
-    from runners.comparison.study import check_same_data, run_study
+    from runners.comparison.study import run_study
 
-    for warning in check_same_data(arms):
+    check_same_test(arms)
+    check_report(arms, study.seeds, against, folder)
+    for warning in check_same_training(arms):
         click.echo(f"warning: {warning}", err=True)
 
     with told(folder):
@@ -118,8 +123,8 @@ def _study(specs: tuple[str, ...], settings: tuple[str, ...]) -> Study:
     """That of a file, or one of specs by their names. Raises `SpecError`."""
     from dataclasses import replace
 
-    from archspec.loading import find, read_file, zoo
-    from archspec.study import Entrant, Study, is_study, load_study
+    from archspec.loading import find, is_study, read_file, zoo
+    from archspec.study import Entrant, Study, load_study
 
     if len(specs) == 1:
         shipped = zoo() / "studies" / f"{specs[0]}.yaml"

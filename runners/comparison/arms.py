@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from archspec.diagnostics import Diagnostic, SpecError, nearest
-from archspec.loading import Loaded, load
+from archspec.diagnostics import Diagnostic, Source, Span, SpecError, nearest
+from archspec.loading import SETTING, Loaded, load, setting_tree
 from archspec.study import MAX_ARMS, Entrant, Study
 from compiler.resolve import resolve
 
@@ -22,6 +22,39 @@ class Sweep:
 
     path: str
     values: tuple[str, ...]
+    text: str
+    """As it was typed."""
+
+    def where(self, value: str) -> Span:
+        """The place of a value in the text."""
+        found = re.search(rf"[=,]\s*({re.escape(value)})\s*(?:,|$)", self.text)
+        start, end = found.span(1) if found else (0, len(self.text))
+        return Span(Source("--sweep", self.text), 0, start, end)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One value of a sweep at one place of a spec."""
+
+    sweep: Sweep
+    place: str
+    value: str
+
+    @property
+    def setting(self) -> str:
+        return f"{self.place}={self.value}"
+
+    def as_typed(self, error: Diagnostic) -> Diagnostic:
+        """An error that stands in this setting, which nobody has typed, where the sweep was."""
+        if error.span is None or error.span.source != Source(SETTING, self.setting):
+            return error
+        span = self.sweep.where(self.value)
+        if error.span.column < len(self.place):
+            shift = len(self.place) - len(self.sweep.path)
+            span = replace(
+                span, column=error.span.column - shift, end_column=error.span.end_column - shift
+            )
+        return replace(error, span=span)
 
 
 @dataclass(frozen=True)
@@ -48,13 +81,14 @@ class Arm:
 
 def parse_sweep(text: str) -> Sweep:
     """`path=value,value,…`. Raises `SpecError`. Commas in brackets do not part values."""
+    text = text.strip()
     path, equals, values = text.partition("=")
     parts = tuple(part.strip() for part in re.split(r",(?![^\[{]*[\]}])", values))
     if not equals or not path.strip() or not all(parts):
         help = "for example: --sweep constants.gamma=0.5,0.9"
         message = f"`{text}` is not of the form path.to.key=value,value"
         raise SpecError([Diagnostic("E503", message, None, help)])
-    return Sweep(path.strip(), parts)
+    return Sweep(path.strip(), parts, text)
 
 
 def open_arms(
@@ -65,12 +99,19 @@ def open_arms(
     _check_swept(sweeps, arms)
     if len(arms) > MAX_ARMS:
         raise SpecError([Diagnostic("E503", f"{len(arms)} networks; at most {MAX_ARMS}")])
-    folders = [arm.folder for arm in arms]
-    for arm in arms:
-        if folders.count(arm.folder) > 1:
-            message = f"two networks of the study would both be called {arm.folder}"
-            raise SpecError([Diagnostic("E503", message, None, "give each a label of its own")])
+    for one, other in itertools.combinations(arms, 2):
+        if one.folder == other.folder:
+            raise SpecError([_of_one_name(one, other)])
     return tuple(arms)
+
+
+def _of_one_name(one: Arm, other: Arm) -> Diagnostic:
+    message = f"two networks of the study would both be called {one.folder}"
+    help = "each value of a sweep is given once"
+    if one.entrant is not other.entrant:
+        specs = f"specs: {{one: {one.entrant.spec}, two: {other.entrant.spec}}}"
+        help = f"a study file gives each a label of its own, as in `{specs}` (docs/compare.md)"
+    return Diagnostic("E503", message, None, help)
 
 
 def baseline_of(study: Study, arms: Sequence[Arm]) -> Arm:
@@ -91,12 +132,21 @@ def _swept(
     had = [sweep for sweep in sweeps if _places(plain, sweep.path)]
     for values in itertools.product(*(sweep.values for sweep in had)):
         chosen = list(zip(had, values, strict=True))
-        settings = [
-            f"{place}={value}" for sweep, value in chosen for place in _places(plain, sweep.path)
-        ]
+        swept = [Swept(s, place, value) for s, value in chosen for place in _places(plain, s.path)]
         named = [f"{sweep.path.rpartition('.')[2]}={value}" for sweep, value in chosen]
         label = " ".join((entrant.label, *named))
-        yield _trainable(label, entrant, (*entrant.settings, *settings), allow_modules)
+        settings = (*entrant.settings, *(one.setting for one in swept))
+        try:
+            arm = _trainable(label, entrant, settings, allow_modules)
+        except SpecError as error:
+            raise SpecError(_as_typed(one, swept) for one in error.diagnostics) from None
+        yield arm
+
+
+def _as_typed(error: Diagnostic, swept: Sequence[Swept]) -> Diagnostic:
+    for one in swept:
+        error = one.as_typed(error)
+    return error
 
 
 def _places(loaded: Loaded, path: str) -> list[str]:
@@ -124,6 +174,7 @@ def _trainable(
     label: str, entrant: Entrant, settings: tuple[str, ...], allow_modules: Sequence[str]
 ) -> Arm:
     """The arm; where a setting leaves no inverse (gamma 0, say), with checkpoints instead."""
+    _refuse_seeds(settings)
     loaded = load(entrant.spec, (*settings, "train.seed=0"), allow_modules)
     try:
         resolve(loaded)
@@ -137,3 +188,13 @@ def _trainable(
     resolve(loaded)
     note = "checkpointed: with these settings it has no inverse"
     return Arm(label, entrant, (*settings, *others), loaded, note)
+
+
+def _refuse_seeds(settings: Sequence[str]) -> None:
+    """Each run sets its seed last, so that another would be overruled without a word."""
+    for setting in settings:
+        recipe = setting_tree(setting).map.get("train")
+        if recipe is not None and "seed" in recipe.map:
+            message = "a comparison has seeds of its own: each network is trained with all of them"
+            help = "`--seeds 5`, or `seeds: 5` in a study, trains with the seeds 0 to 4"
+            raise SpecError([Diagnostic("E503", message, recipe.keys["seed"], help)])

@@ -86,10 +86,11 @@ def _scatter(axes: Axes, report: Report, cost: Callable[[Row], float | None], la
         place = cost(row)
         if place is None or row.test is None:
             continue
-        spread = [[row.test.half_width]] if row.test.half_width is not None else None
+        mean, low, high = row.test.mean, row.test.low, row.test.high
+        spread = None if low is None or high is None else [[mean - low], [high - mean]]
         axes.errorbar(
             [place],
-            [row.test.mean],
+            [mean],
             yerr=spread,
             fmt=MARKERS[index % len(MARKERS)],
             color=COLOURS(index % 10),

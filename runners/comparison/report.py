@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
@@ -144,6 +145,7 @@ def _row(one: Measured, against: Measured, targets: Sequence[float], metric: Met
     arm, runs = one.arm, one.runs
     tests = {run.seed: run.result.test_metric for run in runs}
     areas = {run.seed: run.curve.area for run in runs}
+    most = 1.0 if metric.is_share else math.inf
     return Row(
         label=arm.label,
         spec=arm.loaded.spec.name,
@@ -157,13 +159,13 @@ def _row(one: Measured, against: Measured, targets: Sequence[float], metric: Met
             for run in runs
         ),
         failures=dict(one.failures),
-        test=_estimate(tests),
-        area=_estimate(areas),
+        test=_estimate(tests, most),
+        area=_estimate(areas, most),
         difference=_difference(
-            tests, {r.seed: r.result.test_metric for r in against.runs}, one, against
+            tests, {r.seed: r.result.test_metric for r in against.runs}, one, against, most
         ),
         area_difference=_difference(
-            areas, {r.seed: r.curve.area for r in against.runs}, one, against
+            areas, {r.seed: r.curve.area for r in against.runs}, one, against, most
         ),
         targets=tuple(_target(value, runs, metric) for value in targets),
         seconds=_mean([run.result.seconds for run in runs]),
@@ -172,18 +174,23 @@ def _row(one: Measured, against: Measured, targets: Sequence[float], metric: Met
     )
 
 
-def _estimate(values: Mapping[int, float]) -> Estimate | None:
-    return estimate(list(values.values())) if values else None
+def _estimate(values: Mapping[int, float], most: float) -> Estimate | None:
+    return estimate(list(values.values())).within(0.0, most) if values else None
 
 
 def _difference(
-    values: Mapping[int, float], others: Mapping[int, float], one: Measured, against: Measured
+    values: Mapping[int, float],
+    others: Mapping[int, float],
+    one: Measured,
+    against: Measured,
+    most: float,
 ) -> Estimate | None:
-    """Over the seeds that both have ended with."""
+    """Over the seeds that both have ended with. No metric is below 0, or above `most`."""
     both = sorted(values.keys() & others.keys())
     if one is against or not both:
         return None
-    return paired_difference([values[seed] for seed in both], [others[seed] for seed in both])
+    change = paired_difference([values[seed] for seed in both], [others[seed] for seed in both])
+    return change.within(-most, most)
 
 
 def _target(value: float, runs: Sequence[Finished], metric: Metric) -> Target:

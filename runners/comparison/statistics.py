@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import stats
 
@@ -21,10 +21,11 @@ class Estimate:
     high: float | None
     count: int
 
-    @property
-    def half_width(self) -> float | None:
-        """Half of the interval."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+    def within(self, least: float, most: float) -> Estimate:
+        """With the interval cut at what the quantity can be."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, least), high=min(self.high, most))
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:

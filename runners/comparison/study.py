@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from archspec.loading import Loaded
 from archspec.training import Train
 from runners.comparison.arms import Arm
 from runners.comparison.costs import Costs, costs
@@ -84,21 +83,3 @@ def measured(arm: Arm, runs: Sequence[Finished], failures: Mapping[int, str]) ->
     """An arm with its runs, and with what its network costs."""
     recipe, _ = recipe_and_data(arm.loaded)
     return Measured(arm, recipe, costs(arm.loaded, recipe), tuple(runs), failures)
-
-
-def check_same_data(arms: Sequence[Arm]) -> list[str]:
-    """What makes a comparison unfair, a sentence each: other data, other budgets."""
-    first, said = arms[0], []
-    for arm in arms[1:]:
-        for what, get in UNFAIR.items():
-            mine, theirs = get(arm.loaded), get(first.loaded)
-            if mine != theirs:
-                said.append(f"{arm.label} and {first.label} differ in {what}: {mine}, {theirs}")
-    return said
-
-
-UNFAIR: Mapping[str, Callable[[Loaded], object]] = {
-    "data": lambda loaded: loaded.spec.data,
-    "epochs": lambda loaded: loaded.spec.train and loaded.spec.train.epochs,
-    "batch": lambda loaded: loaded.spec.train and loaded.spec.train.batch,
-}

@@ -105,6 +105,17 @@ def test_given_again_it_runs_nothing(done: subprocess.CompletedProcess[str], fol
     assert [path.stat().st_mtime_ns for path in results] == before
     assert "momrev_vit_digits: " in again.stdout
     assert "95% interval" in again.stdout
+    assert "An interval of two seeds is very wide" in (folder / "out" / "report.md").read_text()
+
+
+def test_less_does_not_replace_the_report(
+    done: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    page = (folder / "out" / "report.html").read_bytes()
+    refused = compare(folder, "--seeds", "1", "--baseline", "vit_digits")
+    assert refused.returncode == 2
+    assert "would not: 2 seeds, the baseline rev_vit_digits" in refused.stderr
+    assert (folder / "out" / "report.html").read_bytes() == page
 
 
 def test_another_setting_is_another_study(
@@ -122,10 +133,14 @@ def test_another_setting_is_another_study(
         (["rev_vit_digit"], "did you mean `rev_vit_digits`"),
         (["rev_vit_digits", "--baseline", "vit"], "there is no `vit` to compare with"),
         (["rev_vit_digits", "--sweep", "gamma"], "is not of the form"),
+        (["rev_vit_digits", "--sweep", "train.seed=1,2"], "a comparison has seeds of its own"),
+        (["rev_vit_digits", "momentum_digits.yaml"], "is a study, and not a spec"),
         (["rev_vit_digits", "rev_vit_digits"], "would both be called rev_vit_digits"),
     ],
 )
 def test_mistakes(arguments: list[str], said: str, archspec) -> None:  # type: ignore[no-untyped-def]
+    studies = Path(__file__).parents[2] / "specs" / "studies"
+    arguments = [str(studies / a) if a.endswith(".yaml") else a for a in arguments]
     done = archspec("compare", *arguments)
     assert done.returncode == 2
     assert said in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from archspec.diagnostics import SpecError
-from archspec.loading import zoo
+from archspec.loading import load, zoo
 from archspec.study import Entrant, Study, load_study
-from runners.comparison.arms import baseline_of, open_arms, parse_sweep
+from runners.comparison.arms import Arm, baseline_of, open_arms, parse_sweep
 from runners.comparison.curves import Curve
+from runners.comparison.earlier import check_report
+from runners.comparison.fairness import check_same_test, check_same_training
 from runners.comparison.statistics import estimate, is_apart, paired_difference
 from runners.tasks import ACCURACY, SUBOPTIMALITY
 
@@ -37,7 +40,8 @@ def test_intervals_are_students(values: list[float]) -> None:
 
 def test_one_seed_has_no_interval() -> None:
     found = estimate([0.5])
-    assert (found.mean, found.low, found.high, found.half_width) == (0.5, None, None, None)
+    assert (found.mean, found.low, found.high) == (0.5, None, None)
+    assert found.within(0, 1) == found
     assert not is_apart(found)
 
 
@@ -45,7 +49,13 @@ def test_one_seed_has_no_interval() -> None:
 def test_what_seeds_share_cancels_out(values: list[float], shift: float) -> None:
     found = paired_difference([value + shift for value in values], values)
     assert found.mean == pytest.approx(shift, abs=1e-9)
-    assert found.half_width == pytest.approx(0, abs=1e-6)
+    assert (found.low, found.high) == (pytest.approx(shift, abs=1e-6),) * 2
+
+
+def test_an_interval_ends_where_the_metric_does() -> None:
+    found = estimate([0.7, 0.83])
+    cut = found.within(0, 1)
+    assert (cut.mean, cut.low, cut.high, cut.count) == (found.mean, 0, 1, 2)
 
 
 def test_a_difference_is_apart_only_where_zero_is_outside() -> None:
@@ -107,6 +117,38 @@ def test_mistakes_of_swept_values_are_told() -> None:
         open_arms(study("rev_vit_digits"), [parse_sweep("train.epochs=many")])
 
 
+def test_mistakes_of_swept_values_stand_where_they_were_typed() -> None:
+    with pytest.raises(SpecError) as told:
+        open_arms(study("momrev_vit_digits"), [parse_sweep("constants.gamma=0.5, a")])
+    (one,) = told.value.diagnostics
+    assert str(one).splitlines()[0] == "--sweep:1:22: error[E202] unknown name `a`"
+    with pytest.raises(SpecError) as told:
+        open_arms(study("momrev_vit_digits"), [parse_sweep("train.epoch=1,2")])
+    (one,) = told.value.diagnostics
+    assert str(one).startswith(
+        "--sweep:1:7: error[E103] unknown key `epoch`\n    1 | train.epoch=1,2"
+    )
+
+
+@pytest.mark.parametrize("setting", ["train.seed=1", "train={seed: 1}"])
+def test_seeds_are_the_studys_alone(setting: str) -> None:
+    with pytest.raises(SpecError, match=r"--set:1:\d+: error\[E503\] a comparison has seeds"):
+        open_arms(Study("s", (Entrant("a", zoo() / "rev_vit_digits.yaml", (setting,)),)))
+
+
+def test_a_sweep_of_seeds() -> None:
+    with pytest.raises(SpecError, match=r"--sweep:1:7: error\[E503\] a comparison has seeds"):
+        open_arms(study("rev_vit_digits"), [parse_sweep("train.seed=1,2")])
+
+
+def test_one_name_for_two() -> None:
+    path = zoo() / "rev_vit_digits.yaml"
+    with pytest.raises(SpecError, match=r"study file gives each a label.*specs: \{one: .*two: "):
+        open_arms(Study("s", (Entrant("mine", path), Entrant("mine", path))))
+    with pytest.raises(SpecError, match="each value of a sweep is given once"):
+        open_arms(study("rev_vit_digits"), [parse_sweep("train.epochs=1,1")])
+
+
 def test_the_baseline() -> None:
     named = study("rev_vit_digits", "vit_digits", baseline="vit_digits")
     assert baseline_of(named, open_arms(named)).label == "vit_digits"
@@ -115,6 +157,75 @@ def test_the_baseline() -> None:
     odd = study("rev_vit_digits", baseline="rev_vit_digit")
     with pytest.raises(SpecError, match="did you mean `rev_vit_digits`"):
         baseline_of(odd, open_arms(odd))
+
+
+# What is fair -------------------------------------------------------------------------------------
+
+
+def arms_of(*settings: str, spec: str = "rev_vit_digits") -> tuple[Arm, ...]:
+    path = zoo() / f"{spec}.yaml"
+    return open_arms(Study("s", (Entrant("a", path), Entrant("b", path, settings))))
+
+
+def test_what_differs_is_told_by_its_keys() -> None:
+    settings = ("data.digits.validation=0.2", "data.digits.augment=[]", "train.epochs=2")
+    assert check_same_training(arms_of(*settings, "data.digits.workers=0")) == [
+        "b and a differ in data.digits.validation (0.2 and 0.1), data.digits.augment, "
+        "train.epochs (2 and 40)"
+    ]
+    check_same_test(arms_of(*settings))
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings", "told"),
+    [
+        ("rev_vit_digits", ["data={image_folder: mine}"], "data (image_folder and digits)"),
+        ("lista", ["data.sparse_codes.noise=0.5"], "data.sparse_codes.noise (0.5 and 0"),
+    ],
+)
+def test_other_test_sets_are_not_compared(spec: str, settings: list[str], told: str) -> None:
+    with pytest.raises(SpecError, match=r"error\[E602\] b and a are tested on different") as error:
+        check_same_test(arms_of(*settings, spec=spec))
+    assert told in str(error.value)
+
+
+def test_one_folder_however_it_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    entrants = [
+        Entrant(label, zoo() / "rev_vit_digits.yaml", (f"data={{image_folder: {path}}}",))
+        for label, path in (("a", "mine"), ("b", str(tmp_path / "mine")), ("c", "other"))
+    ]
+    arms = open_arms(Study("s", tuple(entrants)))
+    check_same_test(arms[:2])
+    with pytest.raises(SpecError, match=r"c and a are .*data\.image_folder\.path"):
+        check_same_test(arms)
+
+
+# The report that is there -------------------------------------------------------------------------
+
+
+def test_a_report_is_replaced_only_by_one_that_has_all_of_it(tmp_path: Path) -> None:
+    arms = open_arms(study("vit_digits", "rev_vit_digits"))
+    check_report(arms, 3, arms[0], tmp_path)
+    report = {"rows": [{"label": "vit_digits"}], "seeds": 3, "baseline": "vit_digits"}
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    check_report(arms, 3, arms[0], tmp_path)
+    check_report(arms[:1], 4, arms[0], tmp_path)
+    for asked, seeds, baseline, lost in (
+        (arms[1:], 3, arms[1], "vit_digits, the baseline vit_digits"),
+        (arms, 2, arms[0], "3 seeds"),
+        (arms, 3, arms[1], "the baseline vit_digits"),
+    ):
+        with pytest.raises(SpecError, match=rf"E604.* has what the new .*: {lost}\n"):
+            check_report(asked, seeds, baseline, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [1]}'])
+def test_another_report_is_not_replaced(text: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(text, encoding="utf-8")
+    arms = open_arms(study("vit_digits"))
+    with pytest.raises(SpecError, match="is not a comparison's report"):
+        check_report(arms, 3, arms[0], tmp_path)
 
 
 # Studies ------------------------------------------------------------------------------------------
@@ -168,11 +279,20 @@ def test_a_study_of_a_spec_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((zoo() / "studies").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_studies_compare_networks_of_one_size(path: Path) -> None:
     from compiler.catalogue import entry
-    from runners.comparison.study import check_same_data
 
     found = load_study(path)
     arms = open_arms(found)
-    assert check_same_data(arms) == []
+    assert check_same_training(arms) == []
+    check_same_test(arms)
     sizes = [entry(arm.loaded).parameters for arm in arms]
     assert max(sizes) / min(sizes) < 1.01
     assert found.summary
+
+
+@pytest.mark.parametrize("path", sorted((zoo() / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_study_is_no_spec(path: Path) -> None:
+    with pytest.raises(SpecError) as told:
+        load(path)
+    (one,) = told.value.diagnostics
+    assert (one.code, one.span and one.span.line) == ("E501", 1)
+    assert one.help == f"`archspec compare {path}`, with no other spec, runs it"
