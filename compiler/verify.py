@@ -27,6 +27,7 @@ from compiler.engine import Values
 from compiler.exact import Grid
 from compiler.information import Information
 from compiler.network import Network
+from compiler.rounding import wide
 from compiler.stage import Stage
 
 FLOAT32_TOLERANCE = 1e-2
@@ -300,7 +301,7 @@ def _gradients(
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
+    return math.sqrt(sum(float(wide(t).square().sum()) for t in tensors))
 
 
 def _relative(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -67,7 +67,11 @@ class Data:
 
     def on(self, device: torch.device) -> Data:
         """With images in memory moved to a GPU."""
-        return Data(self.training.on(device), self.validation.on(device), self.test.on(device))
+        training = self.training.on(device)
+        validation = self.validation.on(device)
+        if self.validation.samples is self.training.samples:  # cut from it: held once
+            validation = replace(validation, samples=training.samples)
+        return Data(training, validation, self.test.on(device))
 
 
 def open_data(loaded: Loaded, entry: AnyData, seed: int) -> Data:
@@ -157,7 +161,11 @@ def shuffled(split: Split, size: int, seed: int, epoch: int) -> Batches:
     """
     order = torch.randperm(len(split), generator=generator(seed, "order", epoch))
     order = order.repeat_interleave(split.repeat)[: len(split)]
-    batches = [part.tolist() for part in torch.split(split.indices[order], size)]
+    # Copies of a sample lie apart in their batch: neighbours are mixed with each other.
+    batches = [
+        torch.cat([part[copy :: split.repeat] for copy in range(split.repeat)]).tolist()
+        for part in torch.split(split.indices[order], size)
+    ]
     return batches if len(batches) == 1 or len(batches[-1]) == size else batches[:-1]
 
 

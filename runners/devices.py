@@ -41,7 +41,9 @@ def open_fabric(loaded: Loaded, recipe: Train, device: str) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         devices = [chosen.index or 0] if chosen.type == "cuda" else 1
-        return Fabric(accelerator=chosen.type, devices=devices, plugins=plugins)
+        fabric = Fabric(accelerator=chosen.type, devices=devices, plugins=plugins)
+        fabric.launch()  # makes a GPU the current one
+        return fabric
     count = int(os.environ["WORLD_SIZE"])
     check_processes(loaded, recipe, chosen, count)
     here = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -95,14 +97,24 @@ def check_processes(loaded: Loaded, recipe: Train, device: torch.device, count: 
 
 @contextmanager
 def matrix_precision(recipe: Train) -> Iterator[None]:
-    """Products of float32 matrices in TF32 within the block, where the recipe says so."""
-    before = torch.get_float32_matmul_precision()
-    if recipe.precision == "tf32":
-        torch.set_float32_matmul_precision("high")
+    """Products of float32 matrices, and convolutions, in TF32 within the block where the recipe
+    says so, and nowhere else: PyTorch's own default has it in convolutions."""
+    matrices, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    wanted = recipe.precision == "tf32"
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(matrices)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def device_name(device: torch.device) -> str:
+    """As PyTorch writes it, and of a GPU which one it is."""
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def _device(name: str) -> torch.device:

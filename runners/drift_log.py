@@ -15,12 +15,13 @@ from compiler.network import Network
 from compiler.stage import Stage
 from runners.data import Split, in_order, read
 from runners.parts import Parts
+from runners.progress import outside_peak
 from runners.randomness import derived_seed, generator_states, restore_generators
 from runners.tasks import Batch
 
 SAMPLES = 8
 """How many of a split, the first ones, are looked at."""
-FAILURES = (RuntimeError, ValueError, ArithmeticError)
+FAILURES = (RuntimeError, ValueError, ArithmeticError, TypeError)
 """Of a look, which a run is not to end for."""
 
 
@@ -50,7 +51,8 @@ def few_samples(parts: Parts, split: Split) -> Iterator[Batch]:
     torch.manual_seed(derived_seed(0, "watch"))
     try:
         few = replace(split, indices=split.indices[:SAMPLES], workers=0)
-        yield next(read(few, in_order(few, SAMPLES), parts.fabric.device))
+        with outside_peak(parts.fabric.device):
+            yield next(read(few, in_order(few, SAMPLES), parts.fabric.device))
     finally:
         restore_generators(states, parts.fabric.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,16 +30,37 @@ class Memory:
         return f"{self.bytes / MIB:,.0f} MiB {self.kind}"
 
 
+_PEAKS: dict[torch.device, int] = {}
+"""Of each GPU, before the last look that does not count."""
+
+
 def memory(device: torch.device) -> Memory:
     """The most tensors held at once on a GPU so far; elsewhere, the process's resident memory."""
     if device.type == "cuda":
-        return Memory(torch.cuda.max_memory_allocated(device), GPU_PEAK)
+        peak = torch.cuda.max_memory_allocated(device)
+        return Memory(max(peak, _PEAKS.get(device, 0)), GPU_PEAK)
     return Memory(psutil.Process().memory_info().rss, "process RSS")
 
 
 def forget_peak(device: torch.device) -> None:
     """Let the peak of a GPU begin anew: several runs may share a process."""
+    _PEAKS.pop(device, None)
     if device.type == "cuda":
+        gc.collect()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+@contextmanager
+def outside_peak(device: torch.device) -> Iterator[None]:
+    """What a run looks at beside its training is no part of the peak of a GPU."""
+    if device.type != "cuda":
+        yield
+        return
+    _PEAKS[device] = memory(device).bytes
+    try:
+        yield
+    finally:
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -211,6 +213,13 @@ def describe(who: Identity) -> dict[str, object]:
     }
 
 
+def made_on(folder: RunFolder) -> dict[str, str]:
+    """The machine and the versions that a run was begun with."""
+    found = json.loads(folder.run.read_text(encoding="utf-8"))
+    versions: dict[str, str] = found["versions"]
+    return {name: found[name] for name in ("platform", "machine")} | versions
+
+
 def write_result(folder: RunFolder, result: TrainResult) -> None:
     """Mark the run as finished."""
     write_json(folder.result, result.as_json())
@@ -220,6 +229,8 @@ def append_metrics(folder: RunFolder, record: dict[str, object]) -> None:
     """Add the line of one epoch."""
     with folder.metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # as the checkpoint is, which is written after it
 
 
 def keep_metrics(folder: RunFolder, epochs: int) -> None:
@@ -228,7 +239,15 @@ def keep_metrics(folder: RunFolder, epochs: int) -> None:
     if folder.metrics.is_file():
         lines = folder.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     with replacing(folder.metrics) as partial:
-        partial.write_text("".join(lines[:epochs]), encoding="utf-8")
+        kept = (line for line in lines if _epoch_of(line) <= epochs)
+        partial.write_text("".join(kept), encoding="utf-8")
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):  # half a line, written last
+        return math.inf
 
 
 def version_of(package: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -119,9 +120,16 @@ class ImageDecoder:
     def __call__(self, path: str) -> Tensor:
         try:
             with Image.open(path) as image:
-                return self.transform(image.convert("L" if self.channels == 1 else "RGB"))
+                return self.transform(_shallow(image).convert("L" if self.channels == 1 else "RGB"))
         except Image.DecompressionBombError as error:  # which is no OSError
             raise OSError(str(error)) from None
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+    """With 8 bits for a pixel of 16, which Pillow else cuts off at 255."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 @dataclass(frozen=True)

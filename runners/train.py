@@ -19,7 +19,7 @@ from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Train
 from runners.data import open_data
-from runners.devices import matrix_precision, open_fabric
+from runners.devices import device_name, matrix_precision, open_fabric
 from runners.drift_log import drift_scalars
 from runners.errors import TrainingError, TrainingStopped
 from runners.layout import channels_last_where_it_pays
@@ -79,6 +79,10 @@ def train(
             standing = train_on(run, go_on(run), quiet)
             result = conclude(run, standing)
             by_first(lambda: _done(folder, result), fabric)
+        except torch.OutOfMemoryError as error:
+            why = str(error).splitlines()[0]
+            cure = "a smaller train.batch, or a larger train.accumulate, needs less"
+            raise TrainingError(f"the device is out of memory: {why}; {cure}") from None
         except OSError as error:
             raise TrainingError(f"cannot write in {folder.path}: {error}") from None
     return result
@@ -305,7 +309,7 @@ def conclude(run: Run, standing: Standing) -> TrainResult:
         epochs=standing.epochs,
         seconds=standing.seconds,
         parameters=sum(p.numel() for p in parts.model.parameters()),
-        device=str(parts.fabric.device),
+        device=device_name(parts.fabric.device),
         output=str(folder.path),
     )
 

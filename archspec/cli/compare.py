@@ -10,6 +10,7 @@ import click
 from archspec.cli.options import allow_modules, spec_name
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
+from archspec.cli.processes import alone
 from archspec.cli.shell import typed
 from archspec.cli.training import device as device_option
 from archspec.cli.training import told
@@ -90,6 +91,8 @@ def command(
     from runners.comparison.report import report
     from runners.comparison.study import run_study
 
+    if not alone():
+        raise click.UsageError("a comparison trains in one process, and not with torchrun")
     check_same_test(arms)
     check_report(arms, study.seeds, against, folder)
     for warning in check_same_training(arms):

@@ -7,6 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from runners.errors import TrainingError
 from runners.progress import GPU_PEAK
 from runners.run_folder import RunFolder
 from runners.tasks import Metric
@@ -25,11 +26,10 @@ class Curve:
     gpu_peak: int | None = None
     """The most bytes that a GPU's allocator had given out; None on other devices."""
 
-    @property
-    def area(self) -> float:
-        """The mean over epochs: that of a network which learns sooner is higher, where both end
-        alike."""
-        return statistics.fmean(self.values)
+    def area(self, epochs: int) -> float:
+        """The mean over the first `epochs`: that of a network which learns sooner is higher, where
+        both end alike."""
+        return statistics.fmean(self.values[:epochs])
 
     def reaches(self, target: float, metric: Metric) -> int | None:
         """The first epoch, from 1, whose value is the target or better; None where none is."""
@@ -40,9 +40,12 @@ class Curve:
 
 
 def read_curve(folder: RunFolder, metric: Metric) -> Curve:
-    """The learning curve of a run, from its metrics.jsonl."""
+    """The learning curve of a run, from its metrics.jsonl. Raises `TrainingError` where that has
+    not all epochs."""
     lines = folder.metrics.read_text(encoding="utf-8").splitlines()
     records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    if [record["epoch"] for record in records] != list(range(1, len(records) + 1)):
+        raise TrainingError(f"{folder.metrics} lacks epochs: remove the run, and train it anew")
     seconds, passed = [], 0.0
     for record in records:
         passed += record["seconds"]

@@ -18,7 +18,8 @@ OF_TRAINING = frozenset({"validation", "augment", "repeat"})
 OF_READING = frozenset({"workers", "root", "download", "strict", "mean", "std", "every"})
 """How the samples are read, whichever they are."""
 CHANGES_NOTHING = frozenset({"workers", "download"})
-BUDGET = ("epochs", "batch")
+OF_THE_MACHINE = frozenset({"seed", "watch", "compile", "parallel"})
+"""What recipes say that is no part of the training that weights are given."""
 
 
 def check_same_test(arms: Sequence[Arm]) -> None:
@@ -59,8 +60,8 @@ def _tested_on(loaded: Loaded) -> dict[str, Any]:
 def _trained_on(loaded: Loaded) -> dict[str, Any]:
     """Data and budget, by paths of the spec. Raises `SpecError`."""
     recipe, _ = recipe_and_data(loaded)
-    budget = {f"train.{name}": getattr(recipe, name) for name in BUDGET}
-    return _of_data(loaded, CHANGES_NOTHING) | budget
+    trained = recipe.model_dump(mode="json", exclude=set(OF_THE_MACHINE))
+    return _of_data(loaded, CHANGES_NOTHING) | {f"train.{key}": v for key, v in trained.items()}
 
 
 def _of_data(loaded: Loaded, without: frozenset[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runners.comparison.plots import plots
-from runners.comparison.report import Report, finding
+from runners.comparison.report import Report, chosen, finding
 from runners.comparison.tables import Table, tables
 from runners.files import write_json, write_text
 
@@ -49,6 +49,10 @@ def findings(report: Report) -> Iterator[str]:
             yield f"{row.label} is {row.note}."
         for seed, why in row.failures.items():
             yield f"{row.label} with seed {seed} has no result: {why.splitlines()[0]}"
+    if said := chosen(report):
+        yield said
+    for caution in report.cautions:
+        yield f"{caution[0].upper()}{caution[1:]}."
     others = len(report.rows) - 1
     if others > 1:
         yield (

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
 
 from archspec.citations import family_of
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.study import Study
 from runners.comparison.arms import Arm
 from runners.comparison.costs import Costs
+from runners.comparison.fairness import check_same_training
 from runners.comparison.statistics import (
     CONFIDENCE,
     Estimate,
@@ -24,7 +22,6 @@ from runners.comparison.statistics import (
     paired_difference,
 )
 from runners.comparison.study import Finished, Measured
-from runners.run_folder import PACKAGES, version_of
 from runners.tasks import ACCURACY, METRICS, Metric
 
 SHARES = (0.8, 0.9, 0.95)
@@ -68,6 +65,8 @@ class Row:
     batch: int
     runs: tuple[Run, ...]
     failures: dict[int, str]
+    validation: Estimate | None
+    """Of the best epoch: what hyper-parameters are chosen by."""
     test: Estimate | None
     """None where no run came to its end."""
     area: Estimate | None
@@ -96,6 +95,10 @@ class Report:
     confidence: float
     rows: tuple[Row, ...]
     machine: dict[str, str]
+    cautions: tuple[str, ...] = ()
+    """What makes the comparison less than fair."""
+    epochs: int = 0
+    """That all runs have: learning curves are compared over these."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -107,6 +110,8 @@ def report(study: Study, baseline: Arm, measured: Sequence[Measured], command: s
     metric = _metric(measured)
     against = next(one for one in measured if one.arm == baseline)
     targets = study.targets or _targets(measured, metric)
+    runs = [run for one in measured for run in one.runs]
+    epochs = min((len(run.curve.values) for run in runs), default=0)
     return Report(
         name=study.name,
         summary=study.summary,
@@ -115,8 +120,10 @@ def report(study: Study, baseline: Arm, measured: Sequence[Measured], command: s
         seeds=study.seeds,
         baseline=baseline.label,
         confidence=CONFIDENCE,
-        rows=tuple(_row(one, against, targets, metric) for one in measured),
-        machine=machine(measured),
+        rows=tuple(_row(one, against, targets, metric, epochs) for one in measured),
+        machine=machine(runs),
+        cautions=(*check_same_training([one.arm for one in measured]), *_of_machines(runs)),
+        epochs=epochs,
     )
 
 
@@ -141,10 +148,12 @@ def _targets(measured: Sequence[Measured], metric: Metric) -> tuple[float, ...]:
     return tuple(round(share * max(means), 2) for share in SHARES)
 
 
-def _row(one: Measured, against: Measured, targets: Sequence[float], metric: Metric) -> Row:
+def _row(
+    one: Measured, against: Measured, targets: Sequence[float], metric: Metric, epochs: int
+) -> Row:
     arm, runs = one.arm, one.runs
     tests = {run.seed: run.result.test_metric for run in runs}
-    areas = {run.seed: run.curve.area for run in runs}
+    areas = {run.seed: run.curve.area(epochs) for run in runs}
     most = 1.0 if metric.is_share else math.inf
     return Row(
         label=arm.label,
@@ -159,13 +168,14 @@ def _row(one: Measured, against: Measured, targets: Sequence[float], metric: Met
             for run in runs
         ),
         failures=dict(one.failures),
+        validation=_estimate({run.seed: run.result.validation_metric for run in runs}, most),
         test=_estimate(tests, most),
         area=_estimate(areas, most),
         difference=_difference(
             tests, {r.seed: r.result.test_metric for r in against.runs}, one, against, most
         ),
         area_difference=_difference(
-            areas, {r.seed: r.curve.area for r in against.runs}, one, against, most
+            areas, {r.seed: r.curve.area(epochs) for r in against.runs}, one, against, most
         ),
         targets=tuple(_target(value, runs, metric) for value in targets),
         seconds=_mean([run.result.seconds for run in runs]),
@@ -203,20 +213,35 @@ def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def machine(measured: Sequence[Measured]) -> dict[str, str]:
-    """Where runs were made: each of them says so in its run.json."""
-    devices = {run.result.device for one in measured for run in one.runs}
-    names = {
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-        for device in devices
-        if not device.startswith("cuda") or torch.cuda.is_available()
-    }
-    return {
-        "device": ", ".join(sorted(names)),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        **{package: version_of(package) for package in PACKAGES},
-    }
+def machine(runs: Sequence[Finished]) -> dict[str, str]:
+    """Where runs were made, as each of them says."""
+    said = [{"device": run.result.device, **run.made_on} for run in runs]
+    names = dict.fromkeys(name for one in said for name in one)
+    return {name: ", ".join(sorted({one[name] for one in said if name in one})) for name in names}
+
+
+def _of_machines(runs: Sequence[Finished]) -> list[str]:
+    """What is to be known where runs were made on several."""
+    places = {(run.result.device, *run.made_on.values()) for run in runs}
+    if len(places) < 2:
+        return []
+    return ["runs were made on several machines or versions: their times do not compare"]
+
+
+def chosen(report: Report) -> str:
+    """The network that validation chooses among several; nothing where there is no choice."""
+    metric = METRICS[report.metric]
+    best = None
+    for row in report.rows:
+        if row.validation and (
+            best is None
+            or best.validation is None
+            or metric.better(row.validation.mean, best.validation.mean)
+        ):
+            best = row
+    if best is None or sum(row.validation is not None for row in report.rows) < 2:
+        return ""
+    return f"By validation, which is there to choose by, {best.label} is the best."
 
 
 def finding(row: Row, report: Report) -> str:
@@ -234,4 +259,4 @@ def finding(row: Row, report: Report) -> str:
         return f"{said}, from one seed, which says nothing of chance."
     interval = f"{metric.difference_text(change.low)} to {metric.difference_text(change.high)}"
     verdict = "a difference" if is_apart(change) else "no difference shown"
-    return f"{said} (95% interval {interval}, {change.count} seeds): {verdict}."
+    return f"{said} ({report.confidence:.0%} interval {interval}, {change.count} seeds): {verdict}."

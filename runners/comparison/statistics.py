@@ -48,7 +48,8 @@ def paired_difference(
 
 
 def is_apart(difference: Estimate) -> bool:
-    """Whether the interval of a difference leaves out zero."""
-    if difference.low is None or difference.high is None:
+    """Whether the interval of a difference leaves out zero. One without a width does not tell:
+    test sets are finite, and so equal differences are a coincidence."""
+    if difference.low is None or difference.high is None or difference.low == difference.high:
         return False
     return difference.low > 0 or difference.high < 0

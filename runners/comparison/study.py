@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from archspec.training import Train
@@ -11,7 +11,7 @@ from runners.comparison.arms import Arm
 from runners.comparison.costs import Costs, costs
 from runners.comparison.curves import Curve, read_curve
 from runners.errors import TrainingError
-from runners.run_folder import RunFolder, TrainResult, finished, identity
+from runners.run_folder import RunFolder, TrainResult, finished, identity, made_on
 from runners.tasks import METRICS
 from runners.train import recipe_and_data, train
 
@@ -23,6 +23,8 @@ class Finished:
     seed: int
     result: TrainResult
     curve: Curve
+    made_on: Mapping[str, str] = field(default_factory=dict)
+    """Machine and versions."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ def run_study(
             folder = run_folder(output, arm, seed)
             try:
                 result = train(arm.seeded(seed), folder.path, device=device, quiet=quiet)
+                curve = read_curve(folder, METRICS[result.metric])
             except TrainingError as error:
                 failed[arm.label][seed] = str(error)
             else:
-                curve = read_curve(folder, METRICS[result.metric])
-                done[arm.label].append(Finished(seed, result, curve))
+                done[arm.label].append(Finished(seed, result, curve, made_on(folder)))
     return tuple(measured(arm, done[arm.label], failed[arm.label]) for arm in arms)
 
 

@@ -39,6 +39,7 @@ def _results(report: Report) -> Table:
         (
             "network",
             "runs",
+            "validation",
             f"test {metric.name}",
             f"beside {report.baseline}",
             "learning curve",
@@ -48,6 +49,7 @@ def _results(report: Report) -> Table:
             (
                 row.label,
                 f"{len(row.runs)}/{report.seeds}",
+                _interval(row.validation, metric.text),
                 _interval(row.test, metric.text),
                 difference(row.difference),
                 _interval(row.area, metric.text),
@@ -57,7 +59,8 @@ def _results(report: Report) -> Table:
         ),
         f"Means over seeds, with {report.confidence:.0%} intervals of Student's t. Differences are "
         "paired: seed by seed, so that what runs of one seed share cancels out. The learning curve "
-        f"is the mean validation {metric.name} over epochs." + _of_two_seeds(report),
+        f"is the mean validation {metric.name} over the first {report.epochs} epochs, which all "
+        "runs have. Validation is of the best epoch." + _of_two_seeds(report),
     )
 
 

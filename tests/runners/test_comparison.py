@@ -15,11 +15,18 @@ from archspec.diagnostics import SpecError
 from archspec.loading import load, zoo
 from archspec.study import Entrant, Study, load_study
 from runners.comparison.arms import Arm, baseline_of, open_arms, parse_sweep
-from runners.comparison.curves import Curve
+from runners.comparison.costs import Costs
+from runners.comparison.curves import Curve, read_curve
 from runners.comparison.earlier import check_report
 from runners.comparison.fairness import check_same_test, check_same_training
+from runners.comparison.pages import findings
+from runners.comparison.report import chosen, report
 from runners.comparison.statistics import estimate, is_apart, paired_difference
-from runners.tasks import ACCURACY, SUBOPTIMALITY
+from runners.comparison.study import Finished, Measured
+from runners.errors import TrainingError
+from runners.run_folder import RunFolder, TrainResult
+from runners.tasks import ACCURACY, METRICS, SUBOPTIMALITY
+from runners.train import recipe_and_data
 
 SOME = st.lists(st.floats(-10, 10), min_size=2, max_size=8)
 
@@ -62,11 +69,13 @@ def test_a_difference_is_apart_only_where_zero_is_outside() -> None:
     assert is_apart(estimate([0.1, 0.11, 0.12]))
     assert is_apart(estimate([-0.1, -0.11, -0.12]))
     assert not is_apart(estimate([-0.1, 0.11, 0.02]))
+    assert not is_apart(estimate([0.01, 0.01]))  # a coincidence of finite test sets
 
 
 def test_when_a_curve_comes_to_a_value() -> None:
     curve = Curve((0.2, 0.5, 0.4, 0.8), (1.0, 2.0, 3.0, 4.0), (10.0,) * 4)
-    assert curve.area == pytest.approx(0.475)
+    assert curve.area(4) == pytest.approx(0.475)
+    assert curve.area(2) == pytest.approx(0.35)
     assert [curve.reaches(v, ACCURACY) for v in (0.1, 0.5, 0.6, 0.9)] == [1, 2, 4, None]
     assert [curve.reaches(v, SUBOPTIMALITY) for v in (0.2, 0.1)] == [1, None]
 
@@ -296,3 +305,44 @@ def test_a_study_is_no_spec(path: Path) -> None:
     (one,) = told.value.diagnostics
     assert (one.code, one.span and one.span.line) == ("E501", 1)
     assert one.help == f"`archspec compare {path}`, with no other spec, runs it"
+
+
+def test_what_runs_say_of_themselves_is_reported() -> None:
+    """Where they were made, whom validation chooses, and what is less than fair."""
+    rates = ("train.learning_rate=1e-3", "train.batch=32")
+    entrants = (
+        Entrant("one", zoo() / "rev_vit_digits.yaml"),
+        Entrant("two", zoo() / "vit_digits.yaml", ("train.epochs=3",)),
+        Entrant("three", zoo() / "revnet_digits.yaml", rates),
+    )
+    whole = Study("s", entrants)
+    arms = open_arms(whole)
+    measured = [
+        Measured(arm, recipe_and_data(arm.loaded)[0], NO_COSTS, runs_of(best, place), {})
+        for arm, best, place in zip(arms, (0.8, 0.9, 0.7), ("a", "a", "b"), strict=True)
+    ]
+    found = report(whole, arms[0], measured, "archspec compare")
+    assert found.machine == {"device": "cpu", "platform": "a, b"}
+    assert chosen(found) == "By validation, which is there to choose by, two is the best."
+    assert found.epochs == 2
+    assert [row.area.mean for row in found.rows if row.area] == pytest.approx([0.4, 0.45, 0.35])
+    said = list(findings(found))
+    assert any("several machines" in sentence for sentence in said)
+    assert any("hree and one differ in" in sentence for sentence in said)
+    assert any("train.batch (32 and " in sentence for sentence in said)
+
+
+NO_COSTS = Costs(parameters=1, macs=None, training=None, testing=None)
+
+
+def runs_of(best: float, place: str) -> tuple[Finished, ...]:
+    result = TrainResult("accuracy", best, 1.0, best, 2, 2, 1.0, 1, "cpu", "run")
+    curve = Curve((0.0, best, best)[: 3 if place == "a" else 2], (1.0, 2.0, 3.0), (1.0,) * 3)
+    return (Finished(0, result, curve, {"platform": place}),)
+
+
+def test_a_curve_that_lacks_epochs_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text('{"epoch": 1}\n{"epoch": 3}\n')
+    with pytest.raises(TrainingError, match="lacks epochs"):
+        read_curve(folder, METRICS["accuracy"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from runners.data import (
     shuffled,
 )
 from runners.errors import TrainingError
+from runners.samples import HeldImages, ImageDecoder
 from runners.unreadable import passed_over
 
 Tiny = Callable[..., Loaded]
@@ -371,8 +373,31 @@ def test_repeated_augmentation_repeats_images(tiny: Tiny) -> None:
     data = opened(tiny("data.digits.repeat=3"))
     order = [index for batch in shuffled(data.training, 60, 0, 0) for index in batch]
     assert len(order) == 1297 // 60 * 60
-    assert all(len(set(order[i : i + 3])) == 1 for i in range(0, len(order), 3))
     assert len(set(order)) == len(order) // 3
+    for start in range(0, len(order), 60):  # apart from each other, since neighbours are mixed
+        batch = order[start : start + 60]
+        assert batch[:20] == batch[20:40] == batch[40:]
+        assert all(a != b for a, b in pairwise(batch))
+
+
+def test_images_in_memory_are_held_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+
+    def on(held: HeldImages, device: torch.device) -> HeldImages:
+        moved.append(len(held.labels))
+        return HeldImages(held.images.clone(), held.labels)
+
+    monkeypatch.setattr(HeldImages, "on", on)
+    data = opened(tiny("data.digits.augment=[]")).on(torch.device("cuda"))
+    assert data.training.samples is data.validation.samples
+    assert sum(moved) <= 2 * 1442 + 355
+
+
+def test_grey_of_16_bits_keeps_its_range(tmp_path: Path) -> None:
+    ramp = np.arange(0, 2**16, 2**12, dtype=np.uint16).reshape(4, 4)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    shallow = ImageDecoder(1, lambda image: torch.from_numpy(np.array(image)))
+    assert shallow(str(tmp_path / "deep.png")).flatten().tolist() == [*range(0, 256, 16)]
 
 
 def test_workers_are_as_many_as_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:

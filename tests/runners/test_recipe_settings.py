@@ -123,9 +123,13 @@ def test_tf32_is_for_the_run_alone() -> None:
     before = torch.get_float32_matmul_precision()
     with matrix_precision(recipe):
         assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
     assert torch.get_float32_matmul_precision() == before
+    convolutions = torch.backends.cudnn.allow_tf32
     with matrix_precision(recipe.model_copy(update={"precision": "fp32"})):
-        assert torch.get_float32_matmul_precision() == before
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == convolutions
 
 
 CONVOLUTIONS: dict[str, Any] = {
