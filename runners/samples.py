@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from runners.errors import TrainingError
 
+OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)
+"""Errors in reading a file that are not the file's: they pass, and it is whole."""
 Unreadable = dict[str, str]
 """Files that were passed over, and why."""
 Read = tuple[Tensor, Tensor, Unreadable]
@@ -102,6 +105,8 @@ class FileImages:
                 images.append(self.decode(path))
                 kept.append(index)
             except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them
+                if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+                    raise TrainingError(f"cannot read {path}: {error.strerror}") from None
                 unreadable[path] = (str(error) or type(error).__name__).replace(f" {path!r}", "")
         if unreadable and self.strict:
             path, why = next(iter(unreadable.items()))

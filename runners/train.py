@@ -199,6 +199,7 @@ def one_epoch(
     )
     began = time.perf_counter()
     standing = replace(standing, steps=run.steps_per_epoch, score=trained)
+    stop_if_asked(run, standing, max(of_all(run.asked.by, parts.fabric)))
     validated = evaluate(
         parts,
         task,

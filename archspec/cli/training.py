@@ -12,10 +12,10 @@ from archspec.cli.processes import is_first, leave_it_to_the_first
 
 device = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    metavar="NAME",
     default="auto",
     show_default=True,
-    help="Where to train.",
+    help="Where: auto, cpu, cuda, cuda:1 or mps.",
 )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from runners.data import (
     shuffled,
 )
 from runners.errors import TrainingError
-from runners.samples import HeldImages, ImageDecoder
+from runners.samples import FileImages, HeldImages, ImageDecoder
 from runners.unreadable import passed_over
 
 Tiny = Callable[..., Loaded]
@@ -391,6 +393,18 @@ def test_images_in_memory_are_held_once(tiny: Tiny, monkeypatch: pytest.MonkeyPa
     data = opened(tiny("data.digits.augment=[]")).on(torch.device("cuda"))
     assert data.training.samples is data.validation.samples
     assert sum(moved) <= 2 * 1442 + 355
+
+
+def test_errors_of_the_machine_are_not_the_files(tiny: Tiny, tmp_path: Path) -> None:
+    """Else whole files are passed over while a disk is away."""
+    split = opened(folder_spec(tiny, write_folder(tmp_path))).test
+
+    def away(path: str) -> torch.Tensor:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    assert isinstance(split.samples, FileImages)
+    with pytest.raises(TrainingError, match=r"cannot read .*\.jpg: Too many open files"):
+        replace(split.samples, decode=away).__getitems__([0])
 
 
 def test_grey_of_16_bits_keeps_its_range(tmp_path: Path) -> None:
