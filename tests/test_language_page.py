@@ -9,8 +9,9 @@ from typing import get_args
 import pytest
 
 from archspec.augmentation import AnyAugmentation
-from archspec.data import AnyData
+from archspec.data import AnyData, Cifar10
 from archspec.layers import AnyLayer
+from archspec.loading import load
 from archspec.maps import AnyMap
 from archspec.onekey import kinds_of
 from archspec.spec import AnyInput
@@ -38,3 +39,16 @@ def test_every_layer_has_its_row_with_its_settings(model: type) -> None:
     for name in model.model_fields:
         if name not in ("kind", "by", "embedding", "rate"):
             assert any(f"`{name}`" in row or "the same" in row for row in rows), (kind, name)
+
+
+def test_the_recipe_of_the_page_trains(tmp_path: Path) -> None:
+    (recipe,) = re.findall(r"```yaml\n(archspec: 1\nrecipe: mine\n.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text(recipe)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("archspec: 1\nname: mine\nextends: rev_vit_cifar10\nrecipe: mine\n")
+    loaded = load(spec).spec
+    assert loaded.train is not None
+    assert (loaded.train.epochs, loaded.train.warmup) == (30, 3)
+    assert isinstance(loaded.data, Cifar10)
+    assert len(loaded.data.augment) == 3
