@@ -172,7 +172,7 @@ class Train(Model):
     most, so that it forgets the weights it began with."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of residual functions. bf16 and fp16 are under autocast, streams stay in fp32; tf32 is fp32
-    with products of matrices in TF32, where a GPU has it."""
+    with products of matrices and convolutions in TF32, where a GPU has it; fp32 has it nowhere."""
     compile: bool = False
     """Compile the network by `torch.compile`."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
