@@ -72,6 +72,9 @@ class ImageNet(ImageFiles):
     kind: Literal["imagenet"] = "imagenet"
     shorthand: ClassVar[str] = "root"
     root: str = "data/imagenet"
+    centre: float = Field(0.875, gt=0, le=1)
+    """The share of a picture's shorter side that is seen in evaluation, in its middle: 224 pixels
+    of 256, as accuracies are published."""
 
 
 class FakeImages(LabelledImages):
@@ -89,6 +92,8 @@ class ImageFolder(ImageFiles):
     kind: Literal["image_folder"] = "image_folder"
     shorthand: ClassVar[str] = "path"
     path: str
+    centre: float = Field(1.0, gt=0, le=1)
+    """The share of a picture's shorter side that is seen in evaluation, in its middle."""
     mean: tuple[float, ...] = Field((0.485, 0.456, 0.406), strict=False)
     """Subtracted from each channel, of images scaled to [0, 1]."""
     std: tuple[float, ...] = Field((0.229, 0.224, 0.225), strict=False)

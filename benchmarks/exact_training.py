@@ -38,7 +38,7 @@ import archspec
 from archspec.loading import load
 from archspec.training import Train
 from compiler.base_network import set_progress
-from runners.data import Data, open_data, read, shuffled
+from runners.data import Data, Reading, open_data, read, shuffled
 from runners.devices import open_fabric
 from runners.optim import learning_rate, set_learning_rate
 from runners.parts import Parts
@@ -190,7 +190,7 @@ def batches(data: Data, recipe: Train, device: torch.device, count: int) -> Iter
     def endless() -> Iterator[Batch]:
         for epoch in itertools.count():
             order = shuffled(data.training, recipe.batch, recipe.seed, epoch)
-            yield from read(data.training, order, device, recipe.seed, epoch)
+            yield from read(data.training, order, device, Reading(recipe.seed, epoch))
 
     return itertools.islice(endless(), count)
 

@@ -72,20 +72,23 @@ def batch_augmentation(augmentations: Sequence[AnyAugmentation]) -> OnBatch:
 
 def image_augmentation(augmentations: Sequence[AnyAugmentation], size: tuple[int, int]) -> OnImage:
     """A function from a picture of any size to bytes (C, height, width), augmented."""
-    first = [] if has_crop(augmentations) else [fitting(size)]
+    first = [] if has_crop(augmentations) else [fitting(size, 1.0)]
     steps = [on_image(augmentation, size) for augmentation in augmentations]
     return v2.Compose([*first, *steps, v2.PILToTensor()])  # type: ignore[no-any-return]
 
 
-def plain_image(size: tuple[int, int]) -> OnImage:
+def plain_image(size: tuple[int, int], centre: float) -> OnImage:
     """A function from a picture of any size to bytes (C, height, width), for evaluation."""
-    return v2.Compose([fitting(size), v2.PILToTensor()])  # type: ignore[no-any-return]
+    return v2.Compose([fitting(size, centre), v2.PILToTensor()])  # type: ignore[no-any-return]
 
 
-def fitting(size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
-    """Resizes a picture until it just covers height × width, and crops its centre."""
+def fitting(size: tuple[int, int], centre: float) -> Callable[[Image.Image], Image.Image]:
+    """Crops the largest part of a picture's middle that has the form of height × width, a share
+    `centre` of it along each side, and resizes that."""
     height, width = size
-    return partial(ImageOps.fit, size=(width, height), method=Image.Resampling.BICUBIC)
+    bleed = (1 - centre) / 2
+    method = Image.Resampling.BICUBIC
+    return partial(ImageOps.fit, size=(width, height), method=method, bleed=bleed)
 
 
 # Batches ------------------------------------------------------------------------------------------

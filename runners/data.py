@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from archspec.data import AnyData, AnyImages, SparseCodes
 from archspec.diagnostics import Diagnostic, SpecError
@@ -24,10 +20,7 @@ from runners.mixing import mixing
 from runners.randomness import derived_seed, generator
 from runners.samples import HeldImages, Read, Samples, Unreadable
 from runners.tasks import Batch
-
-WORTH_WORKERS = 2000
-"""Samples."""
-MOST_WORKERS = 8
+from runners.workers import Seeded, SeededBatch, Workers
 
 Batches = list[list[int]]
 """The samples of each batch, by index."""
@@ -41,8 +34,8 @@ class Split:
     indices: Tensor
     prepare: Callable[[Tensor, Tensor], Batch]
     """From a batch as it is read to what a model sees; done on the model's device."""
-    workers: int | None = 0
-    """Processes that read it; None: as many as are worth it."""
+    workers: Workers | None = None
+    """That read it; None: the process that asks for it does."""
     repeat: int = 1
     """So many times each sample stands in an epoch's order, which is no longer for it."""
 
@@ -92,10 +85,12 @@ def _images(loaded: Loaded, entry: AnyImages, seed: int) -> Data:
     plain = _unmixed(normalising(found.statistics, batch_augmentation(())))
     augmented = _augmented(loaded, entry, found)
     everything = torch.arange(len(found.test.labels))
+    seen = found.validation or found.evaluation
+    workers = Workers((found.training, seen, found.test), entry.workers)
     return Data(
-        Split(found.training, training, augmented, entry.workers, entry.repeat),
-        Split(found.validation or found.evaluation, validation, plain, entry.workers),
-        Split(found.test, everything, plain, entry.workers),
+        Split(found.training, training, augmented, workers, entry.repeat),
+        Split(seen, validation, plain, workers),
+        Split(found.test, everything, plain, workers),
     )
 
 
@@ -121,9 +116,9 @@ def _sparse_codes(loaded: Loaded, entry: SparseCodes, seed: int) -> Data:
         span = loaded.tree.where(("data", entry.kind, "validation"))
         raise SpecError([Diagnostic("E602", message, span)]) from None
     return Data(
-        Split(learned_from, training, _unmixed(_as_read)),
-        Split(learned_from, validation, _unmixed(_as_read)),
-        Split(test, torch.arange(entry.tests), _unmixed(_as_read)),
+        Split(learned_from, training, _unmixed(_unchanged)),
+        Split(learned_from, validation, _unmixed(_unchanged)),
+        Split(test, torch.arange(entry.tests), _unmixed(_unchanged)),
     )
 
 
@@ -219,7 +214,7 @@ def read(
 def _stand_in(split: Split, unreadable: Unreadable) -> tuple[Tensor, Tensor]:
     """A batch of the first sample that can be read. Raises `TrainingError` where none can."""
     for index in split.indices.tolist():
-        found = Seeded(split.samples).__getitems__((0, [index]))
+        found = Seeded((split.samples,)).__getitems__(SeededBatch(0, 0, [index]))
         if isinstance(found, TrainingError):
             raise found
         if len(found[0]):
@@ -228,70 +223,17 @@ def _stand_in(split: Split, unreadable: Unreadable) -> tuple[Tensor, Tensor]:
     raise TrainingError(f"no file of {len(split)} can be read, such as {path}: {why}")
 
 
-SeededBatch = tuple[int, list[int]]
-
-
-@dataclass(frozen=True)
-class Seeded:
-    """Samples, of which each batch is read with generators of its own."""
-
-    samples: Samples
-
-    def __getitems__(self, batch: SeededBatch) -> Read | TrainingError:
-        seed, indices = batch
-        before = torch.get_rng_state()
-        try:
-            torch.default_generator.manual_seed(seed)  # and no GPU's, which other layers draw from
-            return self.samples.__getitems__(indices)
-        except TrainingError as error:  # raised in a worker, it would be a traceback
-            return error
-        finally:
-            torch.set_rng_state(before)
-
-
 def _raw(
     split: Split, batches: Batches, device: torch.device, reading: Reading
 ) -> Iterator[Read | TrainingError]:
     if isinstance(split.samples, HeldImages):
         # A loader would only put its machinery in between.
         return map(split.samples.__getitems__, batches)
+    workers = split.workers or Workers((split.samples,), 0)
     seeded = [(reading.seed_of(number), batch) for number, batch in enumerate(batches)]
-    return iter(
-        DataLoader(
-            Seeded(split.samples),  # type: ignore[arg-type]  # read by __getitems__ alone
-            batch_sampler=seeded,  # type: ignore[arg-type]  # goes there as it is
-            collate_fn=_as_read,
-            worker_init_fn=_deaf,
-            num_workers=enough_workers(len(split)) if split.workers is None else split.workers,
-            generator=torch.Generator(),  # else the loader draws from the global one
-            pin_memory=device.type == "cuda",
-        )
-    )
+    return workers.read(split.samples, seeded, pinned=device.type == "cuda")
 
 
-def enough_workers(count: int) -> int:
-    """Processes to read so many samples with: each takes seconds to start, where it is not forked,
-    and several trainings may share a machine."""
-    if count < WORTH_WORKERS:
-        return 0
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_WORKERS, cores() // here))
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _deaf(worker: int) -> None:
-    """A terminal, or a scheduler, signals all processes of a run: the one that trains still needs
-    the batches of its step, and tells the others when to end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _as_read(batch: Any) -> Any:
-    """Batches are read whole, so there is nothing to put together."""
-    return batch
+def _unchanged(inputs: Tensor) -> Tensor:
+    """What stands in the place of normalising, where there is none."""
+    return inputs

@@ -232,14 +232,18 @@ def _imagenet(loaded: Loaded, entry: data.ImageNet, sizes: tuple[int, ...]) -> D
             "into that folder; for one that is unpacked already use `image_folder`"
         )
         raise SpecError([Diagnostic("E601", message, span, help)]) from None
-    return _files(loaded, entry, Splits(train, test, None), sizes, IMAGENET_STATISTICS)
+    _, height, width = sizes
+    plain = plain_image((height, width), entry.centre)
+    return _files(loaded, entry, Splits(train, test, None), plain, IMAGENET_STATISTICS)
 
 
 def _image_folder(loaded: Loaded, entry: data.ImageFolder, sizes: tuple[int, ...]) -> DataSet:
     _check_channels(loaded, sizes[0])
     splits = open_splits(loaded, entry, "images", IMG_EXTENSIONS)
     _check(loaded, entry.kind, None, len(splits.train.classes))
-    return _files(loaded, entry, splits, sizes, statistics_of(loaded, entry, sizes[0]))
+    _, height, width = sizes
+    plain = plain_image((height, width), entry.centre)
+    return _files(loaded, entry, splits, plain, statistics_of(loaded, entry, sizes[0]))
 
 
 def _check_channels(loaded: Loaded, channels: int) -> None:
@@ -252,17 +256,16 @@ def _files(
     loaded: Loaded,
     entry: data.ImageFiles,
     splits: Splits,
-    sizes: tuple[int, ...],
+    plain: OnImage,
     statistics: Statistics,
 ) -> DataSet:
-    """Images in files, augmented one by one as they are decoded."""
-    channels, height, width = sizes
+    """Images in files, augmented one by one as they are decoded; `plain`, where they are not."""
+    channels, height, width = loaded.spec.input.shape.sizes
 
     def images(folder: DatasetFolder, transform: OnImage) -> FileImages:
         return _decoded(folder, "image", ImageDecoder(channels, transform), entry)
 
     augment = before_normalising(entry.augment)
-    plain = plain_image((height, width))
     return DataSet(
         images(splits.train, image_augmentation(augment, (height, width))),
         images(splits.train, plain),

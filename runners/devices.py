@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -65,8 +66,11 @@ def _autocast(recipe: Train, device: torch.device) -> list[Any]:
     return [Autocast(kind, device.type)] if kind else []  # type: ignore[arg-type]
 
 
+PATIENCE = timedelta(hours=2)
+"""That processes wait for each other: one of them may be unpacking ImageNet."""
+
 STRATEGIES: Mapping[str, Callable[[int], Strategy]] = {
-    "ddp": lambda count: DDPStrategy(),
+    "ddp": lambda count: DDPStrategy(timeout=PATIENCE),
     "fsdp2": lambda count: ModelParallelStrategy(
         # FSDP takes no other layout.
         lambda network, mesh: shard(
@@ -74,6 +78,7 @@ STRATEGIES: Mapping[str, Callable[[int], Strategy]] = {
         ),
         data_parallel_size=count,
         tensor_parallel_size=1,
+        timeout=PATIENCE,
     ),
 }
 """By the number of processes."""

@@ -50,7 +50,7 @@ def few_samples(parts: Parts, split: Split) -> Iterator[Batch]:
     states = generator_states(parts.fabric.device)
     torch.manual_seed(derived_seed(0, "watch"))
     try:
-        few = replace(split, indices=split.indices[:SAMPLES], workers=0)
+        few = replace(split, indices=split.indices[:SAMPLES], workers=None)
         with outside_peak(parts.fabric.device):
             yield next(read(few, in_order(few, SAMPLES), parts.fabric.device))
     finally:

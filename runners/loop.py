@@ -118,10 +118,11 @@ def take_step(parts: Parts, task: Task, recipe: Train, batch: Batch) -> tuple[fl
     loss = sum(row[0] * row[2] for row in rows) / samples
     if not math.isfinite(loss):
         raise NotFiniteError(f"the loss is {loss}")
-    if not all(math.isfinite(row[3]) for row in rows) and not still_scaling(parts):
+    finite = all(math.isfinite(row[3]) for row in rows)
+    if not finite and not still_scaling(parts):
         raise NotFiniteError(f"the loss is {loss:.4g} and the norm of its gradient {rows[0][3]}")
     parts.optimizer.step()
-    if parts.average is not None:
+    if parts.average is not None and finite:  # else the scaler has passed over the step
         parts.average.update_parameters(parts.model)
     return loss, sum(row[1] for row in rows), samples
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from archspec.data import AnyData, ImageFolder, VideoFolder
+from archspec.data import AnyData, ImageFolder, ImageNet, VideoFolder
 from archspec.diagnostics import Diagnostic, Source, Span, SpecError, nearest
 from archspec.dumping import node_of
 from archspec.loading import Loaded
@@ -125,4 +125,7 @@ def _known(loaded: Loaded, kind: str) -> dict[str, Node]:
         statistics = None if entry is None else STATISTICS.get(entry.kind)
     if statistics is None:
         return {}
-    return {name: node_of(v) for name, v in zip(("mean", "std"), statistics, strict=True)}
+    known = dict(zip(("mean", "std"), map(node_of, statistics), strict=True))
+    if isinstance(entry, ImageNet) and kind == "image_folder":
+        known["centre"] = node_of(entry.centre)
+    return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from runners.data import Data, shuffled
 from runners.errors import TrainingError, TrainingStopped
 from runners.parts import Parts
 from runners.processes import by_first, of_all
+from runners.progress import MIB
 from runners.run_folder import Identity, RunFolder, keep_metrics
 from runners.signals import Asked
 from runners.standing import Best, Standing
@@ -106,7 +108,8 @@ def save(run: Run, standing: Standing) -> None:
     try:
         checkpoints(run.parts).save_checkpoint(folder, run.parts, standing, run.who.spec)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
-        why = (str(error) or type(error).__name__).splitlines()[0]
+        free = shutil.disk_usage(folder.path).free / MIB
+        why = (str(error) or type(error).__name__).splitlines()[0] + f" ({free:,.0f} MiB are free)"
         message = f"cannot write {folder.checkpoint} after {standing.where}: {why}"
         raise TrainingError(f"{message}. The one before it is whole") from None
     # A process that ends makes `torchrun` end the others, which may still be writing.

@@ -80,12 +80,16 @@ def identity(spec: Spec) -> Identity:
 
 
 def _hash(spec: Spec, keys: tuple[str, ...] | None) -> str:
-    content = spec.model_dump(mode="json", include=None if keys is None else set(keys))
-    for entry in (content.get("data") or {}).values():
-        entry.pop("workers", None)  # their number changes nothing
+    # Without what has its default: a later version may have more keys, and older runs stay theirs.
+    content = spec.model_dump(
+        mode="json", include=None if keys is None else set(keys), exclude_defaults=True
+    )
+    if isinstance(content.get("data"), dict):
+        for entry in content["data"].values():
+            entry.pop("workers", None)  # their number changes nothing
     if keys == ARCHITECTURE:
         for stage in content["stages"].values():
-            stage.pop("backward")  # the same weights, and the same function of them
+            stage.pop("backward", None)  # the same weights, and the same function of them
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -84,7 +84,9 @@ def train(
             cure = "a smaller train.batch, or a larger train.accumulate, needs less"
             raise TrainingError(f"the device is out of memory: {why}; {cure}") from None
         except OSError as error:
-            raise TrainingError(f"cannot write in {folder.path}: {error}") from None
+            where = error.filename or folder.path
+            why = error.strerror or str(error) or type(error).__name__
+            raise TrainingError(f"the run has ended at {where}: {why}") from None
     return result
 
 

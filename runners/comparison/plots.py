@@ -39,7 +39,8 @@ def _batches(report: Report) -> str:
 
 def _svg(title: str, draw: Callable[[Axes], None]) -> str:
     # Texts stay texts, and names inside differ between the plots of one page.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+    # A name of the user's is no formula.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False}):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -62,7 +63,7 @@ def _curves(axes: Axes, report: Report, *, against_seconds: bool) -> None:
         places = times if against_seconds else list(range(1, epochs + 1))
         colour = COLOURS(index % 10)
         style = "-" if index < 10 else "--"
-        axes.plot(places, [e.mean for e in seen], style, color=colour, label=row.label)
+        axes.plot(places, [e.mean for e in seen], style, color=colour, label=_in_legend(row.label))
         low = [e.mean if e.low is None else e.low for e in seen]
         high = [e.mean if e.high is None else e.high for e in seen]
         axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -95,11 +96,16 @@ def _scatter(axes: Axes, report: Report, cost: Callable[[Row], float | None], la
             fmt=MARKERS[index % len(MARKERS)],
             color=COLOURS(index % 10),
             capsize=3,
-            label=row.label,
+            label=_in_legend(row.label),
         )
     axes.set_xlabel(label)
     axes.set_ylabel(f"test {report.metric}")
     _finish(axes, report)
+
+
+def _in_legend(label: str) -> str:
+    """Matplotlib hides those that begin with an underscore."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def _finish(axes: Axes, report: Report) -> None:

@@ -102,7 +102,7 @@ def test_a_batch_is_determined_by_the_global_generator() -> None:
 def test_pictures_of_any_size_come_out_at_the_inputs(size: tuple[int, int], mode: str) -> None:
     picture = Image.new(mode, size, color=200 if mode == "L" else (200, 100, 0))
     for transform in (
-        plain_image((10, 14)),
+        plain_image((10, 14), 1.0),
         image_augmentation([], (10, 14)),
         image_augmentation(EVERY, (10, 14)),
         *(image_augmentation([augmentation], (10, 14)) for augmentation in EVERY),
@@ -114,4 +114,13 @@ def test_pictures_of_any_size_come_out_at_the_inputs(size: tuple[int, int], mode
 def test_evaluation_covers_and_crops_the_centre() -> None:
     picture = Image.new("L", (30, 10))
     picture.paste(255, (10, 0, 20, 10))  # the middle third is white
-    assert plain_image((10, 10))(picture).float().mean() > 250
+    assert plain_image((10, 10), 1.0)(picture).float().mean() > 250
+
+
+def test_evaluation_may_see_less_than_the_whole() -> None:
+    """224 pixels of 256: what an edge of 16 holds is not seen."""
+    picture = Image.new("L", (512, 256))
+    picture.paste(255, (128 + 16, 16, 384 - 16, 256 - 16))
+    seen = plain_image((224, 224), 224 / 256)(picture)
+    assert seen.min() == 255
+    assert torch.equal(seen, torch.full((1, 224, 224), 255, dtype=torch.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import pickle
 import shutil
 from collections.abc import Callable
@@ -20,9 +21,6 @@ from archspec.loading import Loaded
 from runners.data import (
     Data,
     Reading,
-    Seeded,
-    cores,
-    enough_workers,
     in_order,
     open_data,
     read,
@@ -31,6 +29,7 @@ from runners.data import (
 from runners.errors import TrainingError
 from runners.samples import FileImages, HeldImages, ImageDecoder
 from runners.unreadable import passed_over
+from runners.workers import Seeded, SeededBatch, cores, enough_workers
 
 Tiny = Callable[..., Loaded]
 CPU = torch.device("cpu")
@@ -415,7 +414,7 @@ def test_grey_of_16_bits_keeps_its_range(tmp_path: Path) -> None:
 
 
 def test_workers_are_as_many_as_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runners.data.cores", lambda: 12)
+    monkeypatch.setattr("runners.workers.cores", lambda: 12)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert [enough_workers(count) for count in (10, 1999, 2000, 10**6)] == [0, 0, 8, 8]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
@@ -426,14 +425,31 @@ def test_workers_are_as_many_as_are_worth_it(monkeypatch: pytest.MonkeyPatch) ->
     assert cores() >= 1
 
 
+def test_workers_are_kept_from_one_pass_to_the_next(tiny: Tiny, tmp_path: Path) -> None:
+    """Of any split, in turn, also after a pass that was given up."""
+    root = write_folder(tmp_path)
+    kept, alone = (opened(folder_spec(tiny, root, workers=count)) for count in (2, 0))
+    processes = []
+    for reading in (Reading(0, 1), Reading(0, 2)):
+        next(iter(read(kept.training, shuffled(kept.training, 2, 0, 9), CPU, reading)))
+        for ours, theirs in ((kept.training, alone.training), (kept.test, alone.test)):
+            found, expected = (
+                [images for images, _ in read(split, in_order(split, 4), CPU, reading)]
+                for split in (ours, theirs)
+            )
+            assert len(found) == len(expected)
+            assert all(map(torch.equal, found, expected))
+            processes.append({child.pid for child in multiprocessing.active_children()})
+    assert len(processes[0]) >= 2
+    assert all(same == processes[0] for same in processes)
+
+
 def test_what_is_read_can_be_sent_to_another_process(tiny: Tiny, tmp_path: Path) -> None:
     """Where processes are not forked, samples are pickled."""
     moves = ["random_resized_crop", "horizontal_flip", {"random_crop": 1}]
     augment = [*moves, {"rand_augment": {"operations": 1}}, {"colour_jitter": 0.4}]
     data = opened(folder_spec(tiny, write_folder(tmp_path), augment=augment))
     for split in (data.training, data.validation, data.test):
-        batch = (3, split.indices.tolist())
-        sent = pickle.loads(pickle.dumps(Seeded(split.samples)))
-        assert torch.equal(
-            sent.__getitems__(batch)[0], Seeded(split.samples).__getitems__(batch)[0]
-        )
+        batch, seeded = SeededBatch(0, 3, split.indices.tolist()), Seeded((split.samples,))
+        sent = pickle.loads(pickle.dumps(seeded))
+        assert torch.equal(sent.__getitems__(batch)[0], seeded.__getitems__(batch)[0])

@@ -75,6 +75,12 @@ def test_the_number_of_workers_is_no_part_of_an_identity(tiny: Tiny) -> None:
     assert identity(few) == identity(many)
 
 
+def test_a_key_that_is_not_said_is_no_part_of_an_identity(tiny: Tiny) -> None:
+    """A later version may have more of them, and goes on with the runs of earlier ones."""
+    assert identity(tiny("train.accumulate=1").spec) == identity(tiny().spec)
+    assert "accumulate" in tiny().spec.model_dump()["train"]
+
+
 def test_a_folder_describes_its_run(tiny: Tiny, tmp_path: Path) -> None:
     loaded, folder = tiny(), RunFolder(tmp_path / "deep" / "run")
     who = identity(loaded.spec)
