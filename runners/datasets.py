@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -318,13 +319,16 @@ def _decoded(
 def normalising(statistics: Statistics, augment: OnBatch) -> Callable[[Tensor], Tensor]:
     """A function from a batch as it is read to what a model sees."""
 
+    @cache  # a copy to a GPU waits for all that it has to do
+    def mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(values, device=device) for values in statistics)
+        return mean, std
+
     def normalise(images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        mean, std = (
-            torch.tensor(values, device=images.device).view(-1, *[1] * (images.ndim - 2))
-            for values in statistics
-        )
+        form = (-1, *[1] * (images.ndim - 2))
+        mean, std = (values.view(form) for values in mean_and_std(images.device))
         return (augment(images) - mean) / std
 
     return normalise
