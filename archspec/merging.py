@@ -31,6 +31,10 @@ WRITTEN_SHORT: Mapping[Path, str] = {
 """The key that a bare value at a path stands for."""
 
 
+SCHEDULES = {"every", "slots"}
+"""Of checkpoints: a stage has one."""
+
+
 def merge(base: Node, over: Node, path: Path = ()) -> Node:
     """`over` laid over `base`: maps merge key by key, lists and scalars replace. Raises
     `SpecError`.
@@ -82,8 +86,10 @@ def _merged_entries(entries: list[Node], over: Node, path: Path) -> list[Node]:
 def _is_another_choice(base: Node, over: Node, path: Path) -> bool:
     if path in CHOICES:
         return set(over.map) != set(base.map)
-    if len(path) in (3, 4) and path[0] == "stages" and path[2] == "backward":
+    if len(path) == 3 and path[0] == "stages" and path[2] == "backward":
         return set(over.map) != set(base.map)
+    if len(path) == 4 and path[0] == "stages" and path[2] == "backward":
+        return bool(SCHEDULES & set(over.map)) and not SCHEDULES & set(over.map) & set(base.map)
     is_constant = len(path) == 4 and path[0] == "stages" and path[2] == "constants"
     made = {"learn", "draw"}
     return (

@@ -135,6 +135,9 @@ Constant = Annotated[
 ]
 
 
+Stored = Annotated[int, Field(ge=0, le=2**20)]
+
+
 class ReversibleBackward(Kind):
     """Activations are computed again from streams that the derived inverse reconstructs."""
 
@@ -143,6 +146,8 @@ class ReversibleBackward(Kind):
     since: float = Field(0.0, alias="from", ge=0, le=1)
     """The progress of training from which on, for coefficients that read `progress`; until then
     the stage is checkpointed, and its program needs no inverse."""
+    stored: Stored = 0
+    """How many calls of functions, the last ones, store their activations instead."""
 
 
 class CheckpointBackward(Kind):
@@ -154,6 +159,8 @@ class CheckpointBackward(Kind):
     default."""
     slots: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
     """Streams are kept before at most so many layers at any time, by the binomial schedule."""
+    stored: Stored = 0
+    """How many calls of functions, the last ones, store their activations instead."""
 
     @model_validator(mode="after")
     def _one_schedule(self) -> CheckpointBackward:

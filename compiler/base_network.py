@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compiler.base_stage import BaseStage
-from compiler.facts import check_checkpoints, check_progress, check_strategy
+from compiler.facts import check_checkpoints, check_progress, check_stored, check_strategy
 from compiler.stage_inputs import check_side
 
 
@@ -64,16 +64,23 @@ class BaseNetwork(nn.Module):
         return value
 
     def set_backward(
-        self, backward: str, *, every: int | None = None, slots: int | None = None
+        self,
+        backward: str,
+        *,
+        every: int | None = None,
+        slots: int | None = None,
+        stored: int | None = None,
     ) -> Any:
         """Let every stage come by its activations in this way: "reversible", "checkpoint" or
-        "store". `every` and `slots` are a schedule for "checkpoint", as `BaseStage.set_backward`
-        has it. Weights stay as they are. Raises ValueError where a stage cannot."""
+        "store". `every` and `slots` are a schedule for "checkpoint", and `stored` says how many
+        calls of each stage store their activations all the same, as `BaseStage.set_backward` has
+        them. Weights stay as they are. Raises ValueError where a stage cannot."""
         check_checkpoints(backward, every, slots)
+        check_stored(backward, stored)
         for stage in self.stages:
             check_strategy(backward, stage.facts)
         for stage in self.stages:
-            stage.set_backward(backward, every=every, slots=slots)
+            stage.set_backward(backward, every=every, slots=slots, stored=stored)
         return self
 
     def set_progress(self, progress: float) -> None:

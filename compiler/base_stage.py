@@ -27,10 +27,17 @@ from compiler.engine import (
     uncompiled,
 )
 from compiler.exact import Grid, check_range, ends_in, on_grid
-from compiler.facts import Facts, check_checkpoints, check_progress, check_strategy
+from compiler.facts import (
+    Facts,
+    check_checkpoints,
+    check_progress,
+    check_stored,
+    check_strategy,
+)
 from compiler.information import Information
 from compiler.schedules import Checkpoints
 from compiler.stage_inputs import check_draws, check_side, named, own_side
+from compiler.storing import run_storing
 
 HALF = (torch.float16, torch.bfloat16)
 HALF_ROUNDING = 2**-8
@@ -59,6 +66,7 @@ class BaseStage(nn.Module):
         self.facts = facts
         self._backward = backward
         self._checkpoints = facts.checkpoints
+        self._stored = facts.stored
         if facts.reads_progress:
             self.register_buffer("progress", torch.zeros(()))
 
@@ -93,15 +101,28 @@ class BaseStage(nn.Module):
         """Where streams are kept while the stage is checkpointed."""
         return self._checkpoints
 
+    @property
+    def stored(self) -> int:
+        """How many of the last calls of functions store their activations all the same."""
+        return self._stored
+
     def set_backward(
-        self, backward: str, *, every: int | None = None, slots: int | None = None
+        self,
+        backward: str,
+        *,
+        every: int | None = None,
+        slots: int | None = None,
+        stored: int | None = None,
     ) -> None:
         """As `backward = ...`, with a schedule for "checkpoint": streams kept before `every` so
-        many layers, or, by the binomial schedule, before at most `slots` at any time. Where none is
-        given it is the spec's. Raises ValueError."""
+        many layers, or, by the binomial schedule, before at most `slots` at any time; and with
+        `stored`, so many calls of functions, the last ones, whose activations are stored. What is
+        not given is the spec's. Raises ValueError."""
         checkpoints = check_checkpoints(backward, every, slots)
+        check_stored(backward, stored)
         self.backward = backward
         self._checkpoints = checkpoints or self.facts.checkpoints
+        self._stored = self.facts.stored if stored is None else stored
 
     @property
     def has_inverse(self) -> bool:
@@ -155,10 +176,11 @@ class BaseStage(nn.Module):
         """
         values = named(streams, self.facts.streams)
         given = self._given(streams[0], draws, side)
-        strategy = self._strategy(streams)
+        way = self._way(streams)
+        strategy = self._strategy(way)
         if self.facts.fraction_bits is None:
             return tuple(strategy(self.program(), values, given).values())
-        keeps = strategy is run_reversible or self.facts.reads_information
+        keeps = way == "reversible" or self.facts.reads_information
         if information is None:
             information = Information(keeps=keeps)
         elif not information.is_empty or (keeps and not information.keeps):
@@ -278,7 +300,8 @@ class BaseStage(nn.Module):
             check_draws(draws, self.facts)
         return [{**drawn, **everywhere} for drawn in draws]
 
-    def _strategy(self, streams: Sequence[Tensor]) -> Callable[..., Values]:
+    def _way(self, streams: Sequence[Tensor]) -> str:
+        """The strategy of this forward pass."""
         half = any(stream.dtype in HALF for stream in streams)
         if half and self.facts.fraction_bits is not None:
             raise RuntimeError(
@@ -287,23 +310,29 @@ class BaseStage(nn.Module):
                 "torch.autocast"
             )
         if not torch.is_grad_enabled() or self.backward == "store" or is_transformed():
-            return run
+            return "store"
         if self.backward == "checkpoint":
-            return checkpointed(self._checkpoints)
+            return "checkpoint"
         if not self.training and not self.facts.invertible_in_evaluation:
             # The gradient is still wanted, and there is nothing to reconstruct from.
-            return run
+            return "store"
         if half:
             raise RuntimeError(
                 f"the streams of stage `{self.facts.name}` are in half precision, in which they "
                 "cannot be reconstructed well enough for a gradient: keep the model in float32 and "
                 "use torch.autocast, or set_backward('checkpoint')"
             )
-        if not self.has_inverse:
-            return checkpointed(self._checkpoints)
-        if self.facts.store_every is not None:
-            return partial(run_reversible, every=self.facts.store_every)
-        return run_reversible
+        return "reversible" if self.has_inverse else "checkpoint"
+
+    def _strategy(self, way: str) -> Callable[..., Values]:
+        """What runs the layers."""
+        if way == "store":
+            return run
+        if way == "reversible":
+            others: Callable[..., Values] = partial(run_reversible, every=self.facts.store_every)
+        else:
+            others = checkpointed(self._checkpoints)
+        return partial(run_storing, others=others, stored=self.stored) if self.stored else others
 
     def begin(self, name: str, *arguments: Tensor) -> Tensor:
         """The result of a function that a stream starts from. Unless activations are stored, its
@@ -318,6 +347,8 @@ class BaseStage(nn.Module):
         """Shown when the module is printed."""
         elements = sum(torch.Size(sizes).numel() for sizes in self.facts.streams.values())
         schedule = str(self.checkpoints) if self.backward == "checkpoint" else ""
+        stored = f"stored: {self.stored}" if self.stored and self.backward != "store" else ""
+        schedule = ", ".join(filter(None, (schedule, stored)))
         schedule = f" ({schedule})" if schedule else ""
         return f"backward={self.backward!r}{schedule}, elements of streams={elements}"
 

@@ -36,6 +36,8 @@ class Facts:
     stage is checkpointed."""
     checkpoints: Checkpoints = EVERY_LAYER
     """Where streams are kept in a checkpointed stage, unless `set_backward` says otherwise."""
+    stored: int = 0
+    """How many of the last calls store their activations, unless `set_backward` says otherwise."""
     store_every: int | None = None
     """How many layers are reconstructed from streams that were kept; all of them if None."""
     fraction_bits: int | None = None
@@ -64,6 +66,17 @@ def check_checkpoints(backward: str, every: int | None, slots: int | None) -> Ch
     if backward != "checkpoint":
         raise ValueError(f"`every` and `slots` go with 'checkpoint', found {backward!r}")
     return checkpoints
+
+
+def check_stored(backward: str, stored: int | None) -> int | None:
+    """`stored` if it can be. Raises ValueError."""
+    if stored is None:
+        return None
+    if type(stored) is not int or stored < 0:
+        raise ValueError(f"`stored` is a whole number from 0 on, found {stored!r}")
+    if backward == "store":
+        raise ValueError("`stored` goes with 'reversible' and 'checkpoint': 'store' stores all")
+    return stored
 
 
 def check_progress(progress: float) -> None:

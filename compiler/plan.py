@@ -140,6 +140,8 @@ class StagePlan:
     backward: Literal["reversible", "checkpoint", "store"]
     checkpoints: Checkpoints
     """Where a checkpointed stage keeps its streams."""
+    stored: int
+    """How many of the last calls store their activations."""
     invertible_from: float
     """The progress of training from which on a reversible stage is reversed; before, it is
     checkpointed. 0 where the strategy is another."""

@@ -305,6 +305,7 @@ def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
         invertible_in_evaluation=plan.invertible_in_evaluation,
         invertible_from=plan.invertible_from,
         checkpoints=plan.checkpoints,
+        stored=plan.stored,
         store_every=plan.store_every if plan.store_every < plan.depth else None,
         fraction_bits=plan.fraction_bits,
         reads_information=any(isinstance(c.form, Remainder) for f in chosen for c in f if c),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from archspec.spec import CheckpointBackward, ExactArithmetic, ReversibleBackward, Stage
+from archspec.spec import (
+    CheckpointBackward,
+    ExactArithmetic,
+    ReversibleBackward,
+    Stage,
+    StoreBackward,
+)
 from compiler.schedules import Checkpoints
 
 
@@ -24,3 +30,9 @@ def fraction_bits(stage: Stage) -> int | None:
     """Of the grid of a stage's streams; None where its arithmetic is that of floats."""
     arithmetic = stage.arithmetic
     return arithmetic.fraction_bits if isinstance(arithmetic, ExactArithmetic) else None
+
+
+def stored(stage: Stage) -> int:
+    """How many of a stage's last calls store their activations, where not all of them do."""
+    backward = stage.backward
+    return 0 if isinstance(backward, StoreBackward) else backward.stored

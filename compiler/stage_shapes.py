@@ -26,7 +26,7 @@ from compiler.shapes import (
 )
 from compiler.smoothness import smoothness_factor
 from compiler.stage_program import Checked, all_read
-from compiler.stage_settings import checkpoints, fraction_bits, reversed_from
+from compiler.stage_settings import checkpoints, fraction_bits, reversed_from, stored
 
 
 def resolve_stage(
@@ -96,6 +96,7 @@ class _StageResolver:
             depth=stage.depth,
             backward=stage.backward.kind,
             checkpoints=checkpoints(stage),
+            stored=stored(stage),
             invertible_from=reversed_from(stage),
             store_every=min(stage.store_every or stage.depth, stage.depth),
             transition=transition,

@@ -159,9 +159,12 @@ def _stage(
 
 def _schedule(plan: StagePlan) -> str | None:
     """The settings of a stage's backward strategy, as they are written."""
-    if plan.invertible_from > 0:
-        return f"from: {plan.invertible_from:g}"
-    return str(plan.checkpoints) or None
+    settings = (
+        f"from: {plan.invertible_from:g}" if plan.invertible_from > 0 else "",
+        str(plan.checkpoints),
+        f"stored: {plan.stored}" if plan.stored else "",
+    )
+    return ", ".join(filter(None, settings)) or None
 
 
 def exact_summary(plan: StagePlan) -> ExactSummary | None:

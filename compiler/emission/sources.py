@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 
-from compiler import checkpointing, schedules
+from compiler import checkpointing, schedules, storing
 from compiler.engine import (
     contexts,
     errors,
@@ -39,7 +39,7 @@ FUNCTIONS = (tokens, attention, pooled_attention, convolution, pointwise, build)
 MAPS = (maps,)
 PROGRAM = (schedules, errors, steps, forward)
 REPLAY = (versions, modules, states, contexts, handles, replay, tape)
-STRATEGIES = (inversion, reversible, checkpointing)
+STRATEGIES = (inversion, reversible, checkpointing, storing)
 ENGINE = (*PROGRAM, *REPLAY, *STRATEGIES)
 """In an order in which each comes after what it imports."""
 OWN = ("archspec", "compiler")

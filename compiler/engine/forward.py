@@ -92,13 +92,14 @@ def run(
     values: Values,
     draws: Sequence[Values],
     information: Information | None = None,
+    first: int = 0,
 ) -> Values:
     """Run layers forward as plain autograd would. `draws` holds each layer's drawn coefficients;
-    what exact updates lose goes into `information`."""
+    what exact updates lose goes into `information`; `first` is the number of the first layer."""
     direct = Direct(layout_of(values), dtype_of(values), information or Information(keeps=False))
     values = laid_out(values, direct.layout)
     streams = tuple(values)
-    for number, (layer, drawn) in enumerate(zip(layers, draws, strict=True)):
+    for number, (layer, drawn) in enumerate(zip(layers, draws, strict=True), first):
         values.update(drawn)
         for step in layer.steps:
             execute(step, layer, values, direct)
