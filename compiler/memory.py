@@ -25,9 +25,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
+        self.peak_at = 0
+        """The number of the operation, since the start, in which the peak was come to."""
+        self.sizes: dict[int, int] = {}
+        """Of each storage that is alive, by what `storage_of` gives; 0 of one that is ignored."""
         self._sum = 0
         self._operations = 0
-        self._known: set[int] = set()
 
     @property
     def average(self) -> int:
@@ -36,11 +39,17 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def restart(self) -> None:
         """Forget the peak and the average so far; what is alive stays counted."""
-        self.peak, self._sum, self._operations = self.now, 0, 0
+        self.peak, self.peak_at, self._sum, self._operations = self.now, 0, 0, 0
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Leave these tensors' storages out of the count."""
-        self._known |= {tensor.untyped_storage()._cdata for tensor in tensors}
+        self.sizes |= {storage_of(tensor): 0 for tensor in tensors}
+
+    def hold(self, tensors: Iterable[Tensor]) -> None:
+        """Count these tensors' storages, which were made before."""
+        for tensor in tensors:
+            self._count(tensor.untyped_storage())
+        self._reach(self.now)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -50,22 +59,40 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage())
+        self._reach(self.now + self.hidden(func, args))
+        self.after(self._operations)
         self._sum += self.now
         self._operations += 1
         return result
 
+    def hidden(self, func: Any, args: Any) -> int:
+        """The bytes that an operation takes for itself while it runs: 0 here, as none is told."""
+        return 0
+
+    def after(self, operation: int) -> None:
+        """Called after each operation, with its number since the start."""
+
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
+        if key in self.sizes:
             return
-        self._known.add(key)
+        self.sizes[key] = size
         self.now += size
-        self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._free, key, size).atexit = False
 
+    def _reach(self, size: int) -> None:
+        if size > self.peak:
+            self.peak, self.peak_at = size, self._operations
+
     def _free(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        del self.sizes[key]
         self.now -= size
+
+
+def storage_of(tensor: Tensor) -> int:
+    """What tells a storage from others that are alive."""
+    key: int = tensor.untyped_storage()._cdata
+    return key
 
 
 @dataclass(frozen=True)

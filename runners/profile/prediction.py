@@ -1,0 +1,53 @@
+"""What a training step would use, without the hardware: it is run on tensors that hold nothing."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from archspec.training import Train
+from compiler.network import Network
+from compiler.plan import NetworkPlan
+from runners.profile.cuda_rules import AutocastAsOnCuda, CudaLedger
+from runners.profile.ledger import Ledger, Use, used
+from runners.profile.schedules import Schedule
+from runners.profile.step import TrainingStep
+
+CPU = torch.device("cpu")
+
+
+class CannotPredictError(Exception):
+    """A network asks for values that tensors without any cannot give."""
+
+
+class Forecast:
+    """A network whose steps are predicted, for one kind of device: "cpu" or "cuda"."""
+
+    def __init__(self, plan: NetworkPlan, kind: str) -> None:
+        self.kind = kind
+        with torch.device("meta"):
+            self.network = Network(plan)
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with self.fake:
+            self.network.to_empty(device="cpu")
+
+    def use(self, recipe: Train, schedule: Schedule) -> Use:
+        """What a step of a recipe uses. Raises `CannotPredictError`."""
+        schedule.apply(self.network)
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(self.fake)
+                stack.enter_context(torch.random.fork_rng(devices=[]))
+                if self.kind == "cuda":
+                    stack.enter_context(AutocastAsOnCuda())
+                step = TrainingStep(self.network, recipe, CPU)
+                kind = CudaLedger if self.kind == "cuda" else Ledger
+                ledger = stack.enter_context(kind(self.network, step.optimizer))
+                ledger.hold([*self.network.parameters(), *self.network.buffers()])
+                return used(ledger, step)
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            raise CannotPredictError(str(error).splitlines()[0]) from error
+        finally:
+            self.network.zero_grad()

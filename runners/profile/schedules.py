@@ -1,0 +1,60 @@
+"""How a network may come by its activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compiler.base_network import BaseNetwork
+from compiler.base_stage import BaseStage
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One strategy for all stages that it is possible for; the others keep that of their spec."""
+
+    name: str
+    strategy: str
+    root: bool = False
+    """Checkpoints lie about the square root of the depth apart, and else before every layer."""
+    stored: int = 0
+    """So many calls of functions store their activations, the last ones of the network."""
+
+    def apply(self, network: BaseNetwork) -> None:
+        """Let a network come by its activations in this way."""
+        left = self.stored
+        for stage in reversed(list(network.stages)):
+            own = stage.facts.obstacles and self.strategy == "reversible"
+            strategy = stage.backward if own else self.strategy
+            if strategy == "store":
+                stage.set_backward(strategy)
+                continue
+            calls = calls_of(stage)
+            every = round(math.sqrt(stage.facts.depth)) if self.root else None
+            stage.set_backward(strategy, every=every, stored=min(left, calls))
+            left -= min(left, calls)
+
+
+STORE = Schedule("stored", "store")
+CHECKPOINT = Schedule("checkpoint", "checkpoint")
+ROOT = Schedule("checkpoint √", "checkpoint", root=True)
+REVERSIBLE = Schedule("reversible", "reversible")
+SCHEDULES = {"store": STORE, "checkpoint": CHECKPOINT, "root": ROOT, "reversible": REVERSIBLE}
+"""By the names that `archspec profile --strategies` takes."""
+
+
+def schedules_of(network: BaseNetwork, names: Sequence[str]) -> list[Schedule]:
+    """Those of some names that a network can do."""
+    can_reverse = any(not stage.facts.obstacles for stage in network.stages)
+    return [SCHEDULES[name] for name in names if name != "reversible" or can_reverse]
+
+
+def calls_of(stage: BaseStage) -> int:
+    """The calls of functions in all layers of a stage."""
+    return sum(len(getattr(step, "calls", ())) for layer in stage.program() for step in layer.steps)
+
+
+def all_calls(network: BaseNetwork) -> int:
+    """The calls of functions in all stages that do not store their activations anyway."""
+    return sum(calls_of(stage) for stage in network.stages if stage.backward != "store")

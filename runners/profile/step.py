@@ -1,0 +1,63 @@
+"""One training step of a network on random inputs, as a recipe takes it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from archspec.training import Train
+from compiler.network import Network
+from runners.optim import build_optimizer
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingStep:
+    """Forward, backward and the optimizer's step, one by one or all together."""
+
+    def __init__(self, network: Network, recipe: Train, device: torch.device) -> None:
+        self.network, self.recipe, self.device = network.train(), recipe, device
+        self.optimizer = build_optimizer(network, recipe)
+        # Of several parts of a batch the second one is taken beside the first one's gradients.
+        self.parts = min(recipe.accumulate, 2)
+        self.samples = math.ceil(recipe.batch / recipe.accumulate)
+
+    def __call__(self) -> None:
+        """A whole step."""
+        inputs, side = self.inputs()
+        for _ in range(self.parts):
+            self.backward(self.forward(inputs, side))
+        del inputs, side
+        self.update()
+
+    def inputs(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """A part of a batch."""
+        plan, count = self.network.plan, self.samples
+        side = {
+            each.name: torch.randn(count, *each.shape.sizes, device=self.device)
+            for each in plan.side
+        }
+        return torch.randn(count, *plan.input.sizes, device=self.device), side
+
+    def forward(self, inputs: Tensor, side: dict[str, Tensor]) -> Tensor:
+        """The loss."""
+        dtype = DTYPES.get(self.recipe.precision)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            outputs: Tensor = self.network(inputs, **side)
+            if outputs.dim() == 2 and "classes" in self.network.plan.sizes:
+                labels = torch.zeros(len(outputs), dtype=torch.long, device=self.device)
+                smoothing = self.recipe.label_smoothing
+                return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+            return outputs.float().square().mean()
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> None:
+        """The optimizer's step."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
