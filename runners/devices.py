@@ -33,7 +33,7 @@ class Autocast(MixedPrecision):
 def open_fabric(loaded: Loaded, recipe: Train, device: str) -> Fabric:
     """Fabric on one device, `auto` being a GPU where there is one; within `torchrun`, on one for
     each of its processes, connected. Raises `SpecError`."""
-    chosen = _device(device)
+    chosen = find_device(device)
     if recipe.precision == "fp16" and chosen.type == "mps":
         message = "training in fp16 is for the CPU and for CUDA devices"
         span = loaded.tree.where(("train", "precision"))
@@ -122,7 +122,9 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of a name, `auto` being a GPU where there is one. Raises `SpecError` where this
+    machine has none such."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -22,6 +22,7 @@ from archspec.diagnostics import SpecError
 COMMANDS = {
     "build": "Check, compile and verify a spec, and print what it costs.",
     "drift": "Plot how far streams drift on the way back, measured and predicted.",
+    "profile": "Say what a spec costs to train, in memory and time, and what fits.",
     "train": "Train a spec on its data.",
     "evaluate": "Measure the network of a run on its test set, or on other data.",
     "export": "Write the network of a run for other programs: weights, PyTorch, ONNX, Python.",

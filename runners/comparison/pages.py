@@ -29,7 +29,7 @@ def write_report(report: Report, folder: Path) -> Path:
     """Write report.html, report.md and report.json. Gives the path of the page."""
     drawn = plots(report)
     for title, svg in drawn.items():
-        write_text(folder / f"{_slug(title)}.svg", svg)
+        write_text(folder / f"{slug(title)}.svg", svg)
     write_json(folder / "report.json", report.as_dict())
     write_text(folder / "report.md", markdown(report, tuple(drawn)))
     page = folder / "report.html"
@@ -37,7 +37,8 @@ def write_report(report: Report, folder: Path) -> Path:
     return page
 
 
-def _slug(title: str) -> str:
+def slug(title: str) -> str:
+    """The name of a plot's file, without its ending."""
     return title.lower().replace(" ", "_")
 
 
@@ -66,15 +67,16 @@ def markdown(report: Report, titles: tuple[str, ...]) -> str:
     lines = [f"# {report.name}", "", *([report.summary, ""] if report.summary else [])]
     lines += [f"- {line}" for line in findings(report)]
     for table in tables(report):
-        lines += ["", f"## {table.title}", "", *_markdown_rows(table), "", table.note]
+        lines += ["", f"## {table.title}", "", *markdown_rows(table), "", table.note]
     for title in titles:
-        lines += ["", f"## {title}", "", f"![{title}]({_slug(title)}.svg)"]
+        lines += ["", f"## {title}", "", f"![{title}]({slug(title)}.svg)"]
     lines += ["", "## How it was made", "", "```", report.command, "```", ""]
     lines += [f"- {name}: {value}" for name, value in report.machine.items()]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_rows(table: Table) -> Iterator[str]:
+def markdown_rows(table: Table) -> Iterator[str]:
+    """The lines of a table in Markdown."""
     yield f"| {' | '.join(map(_cell, table.header))} |"
     yield f"| {' | '.join(['---', *['---:'] * (len(table.header) - 1)])} |"
     for row in table.rows:

@@ -30,14 +30,15 @@ def plots(report: Report) -> dict[str, str]:
         "Test against memory": lambda axes: _scatter(axes, report, _peak, peak),
         "Test against time": lambda axes: _scatter(axes, report, _minutes, "minutes of a run"),
     }
-    return {title: _svg(title, draw) for title, draw in drawn.items()}
+    return {title: svg(title, draw) for title, draw in drawn.items()}
 
 
 def _batches(report: Report) -> str:
     return ", ".join(map(str, sorted({row.batch for row in report.rows})))
 
 
-def _svg(title: str, draw: Callable[[Axes], None]) -> str:
+def svg(title: str, draw: Callable[[Axes], None]) -> str:
+    """One plot."""
     # Texts stay texts, and names inside differ between the plots of one page.
     # A name of the user's is no formula.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False}):
@@ -48,8 +49,8 @@ def _svg(title: str, draw: Callable[[Axes], None]) -> str:
         axes.grid(alpha=0.3)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    drawn = text.getvalue()
+    return drawn[drawn.index("<svg") :]
 
 
 def _curves(axes: Axes, report: Report, *, against_seconds: bool) -> None:
@@ -119,4 +120,4 @@ def _finish(axes: Axes, report: Report) -> None:
         axes.legend(fontsize="small")
 
 
-__all__: Sequence[str] = ["plots"]
+__all__: Sequence[str] = ["MARKERS", "plots", "svg"]

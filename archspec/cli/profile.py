@@ -1,0 +1,266 @@
+"""archspec profile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from archspec.cli.options import allow_modules, spec_name
+from archspec.cli.options import as_json as json_option
+from archspec.cli.options import settings as settings_option
+from archspec.cli.shell import typed
+
+if TYPE_CHECKING:
+    import torch
+
+    from archspec.loading import Loaded
+    from archspec.training import Train
+    from runners.profile.report import Asked, Report, Row
+
+STRATEGIES = ("store", "checkpoint", "root", "reversible")
+CONTEXT = 768 * 2**20
+"""Bytes of a GPU that are not for tensors: CUDA's own, and gaps between them."""
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def size(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """Bytes, from a number with a unit. Raises `click.BadParameter`."""
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not float(found[1]):
+        message = f"`{text}` is no size of memory: write 8GiB, or 512MiB"
+        raise click.BadParameter(message, context, option)
+    step = 1024 if found[3] else 1000
+    return int(float(found[1]) * step ** " KMGT".index(found[2].upper() or " "))
+
+
+def numbers(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """Whole numbers from 1 on, with commas between. Raises `click.BadParameter`."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"`{text}`: write numbers as 12,24,48", context, option)
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def strategies_named(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Names of strategies, with commas between. Raises `click.BadParameter`."""
+    from archspec.diagnostics import nearest
+
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in STRATEGIES:
+            message = f"there is no strategy `{name}`; {nearest(name, STRATEGIES)}"
+            raise click.BadParameter(message, context, option)
+    return tuple(dict.fromkeys(names))
+
+
+@click.command("profile")
+@click.argument("specs", nargs=-1, required=True, metavar="SPEC...", callback=spec_name)
+@settings_option
+@click.option("--batch", type=click.IntRange(1, 2**20), help="Samples; by default the recipe's.")
+@click.option("--depths", callback=numbers, metavar="N,N,…", help="Profile each of these depths.")
+@click.option(
+    "--strategies",
+    callback=strategies_named,
+    default=",".join(STRATEGIES),
+    show_default=True,
+    metavar="NAME,…",
+    help="Of the backward pass; `root` checkpoints the square root of the depth.",
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="Where: auto, cpu or cuda. `cuda` is predicted where there is no GPU.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "tf32", "bf16", "fp16")),
+    help="By default the recipe's.",
+)
+@click.option(
+    "--fit",
+    callback=size,
+    metavar="SIZE",
+    help="Find the largest batch for a device with so much memory: --fit 8GiB.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(0, 1000),
+    default=5,
+    show_default=True,
+    help="Timed steps of each strategy; 0 for memory alone.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where profile.json, profile.md and plots are written.",
+)
+@allow_modules
+@json_option
+def command(
+    specs: tuple[str, ...],
+    settings: tuple[str, ...],
+    batch: int | None,
+    depths: tuple[int, ...] | None,
+    strategies: tuple[str, ...],
+    device: str,
+    precision: str | None,
+    fit: int | None,
+    repeats: int,
+    output: Path | None,
+    packages: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Say what a training step of specs costs: memory, by what it is for, and time.
+
+    Each is taken with stored activations, checkpointed before every layer and at the square root
+    of the depth, and reversible. Memory is measured on the device that is there; for a GPU that
+    is not there it is predicted.
+    """
+    import json
+
+    from archspec.loading import load
+
+    loaded = [
+        load(name, (*settings, *setting), packages)
+        for name in specs
+        for setting in _settings_of(load(name, settings, packages), depths)
+    ]
+    report = _report(loaded, batch, precision, strategies, device, fit, repeats, output is not None)
+    _print(report, to_stderr=as_json)
+    if output is not None:
+        from runners.profile.pages import write_report
+
+        click.echo(f"the report is {write_report(report, output)}", err=True)
+    if as_json:
+        click.echo(json.dumps(report.as_dict()))
+
+
+def _settings_of(loaded: Loaded, depths: tuple[int, ...] | None) -> list[tuple[str, ...]]:
+    """The settings of each depth. Raises `click.UsageError` for networks of several stages, which
+    have no one depth."""
+    if depths is None:
+        return [()]
+    stages = list(loaded.spec.stages)
+    if len(stages) > 1:
+        names = ", ".join(stages)
+        raise click.UsageError(
+            f"--depths is for networks of one stage, and {loaded.spec.name} has {names}: "
+            f"--set stages.{stages[0]}.depth=N"
+        )
+    return [(f"stages.{stages[0]}.depth={depth}",) for depth in depths]
+
+
+def _report(
+    loaded: list[Loaded],
+    batch: int | None,
+    precision: str | None,
+    strategies: tuple[str, ...],
+    device: str,
+    fit: int | None,
+    repeats: int,
+    is_drawn: bool,
+) -> Report:
+    import sys
+
+    from compiler.resolve import resolve
+    from runners.profile.report import Asked, Report, by_batch, profile
+
+    plans = [resolve(each) for each in loaded]  # mistakes are told before anything is measured
+    where, is_there = _device(device)
+    budget = fit - CONTEXT if fit is not None and where.type == "cuda" else fit
+    if budget is not None and budget <= 0:
+        raise click.UsageError(f"--fit: a GPU's driver alone takes some {CONTEXT // 2**20} MiB")
+    asked = Asked(strategies, where, is_there, repeats, budget)
+    recipes = [_recipe(each, batch, precision) for each in loaded]
+    rows: list[Row] = []
+    drawn: dict[str, list[tuple[int, int]]] = {}
+    for plan, recipe in zip(plans, recipes, strict=True):
+        rows += profile(plan.name, plan, recipe, asked, _tell)
+        if is_drawn:
+            drawn |= by_batch(plan.name, plan, recipe, asked)
+    return Report(
+        tuple(rows),
+        typed(sys.argv[1:]),
+        _machine(asked),
+        tuple(dict.fromkeys(recipe.precision for recipe in recipes)),
+        where.type,
+        is_there,
+        budget,
+        drawn,
+    )
+
+
+def _device(name: str) -> tuple[torch.device, bool]:
+    """The device, and whether it is there. Raises `SpecError`."""
+    import torch
+
+    from runners.devices import find_device
+
+    if name.split(":")[0] == "cuda" and not torch.cuda.is_available():
+        return torch.device("cuda"), False
+    return find_device(name), True
+
+
+def _recipe(loaded: Loaded, batch: int | None, precision: str | None) -> Train:
+    """The spec's own, or a plain one, with what the command says instead."""
+    from archspec.training import Train
+
+    recipe = loaded.spec.train or Train(epochs=1, batch=64, learning_rate=1e-3)
+    change: dict[str, object] = {"batch": batch, "precision": precision}
+    if batch is not None:
+        change["accumulate"] = 1
+    return recipe.model_copy(update={key: v for key, v in change.items() if v is not None})
+
+
+def _machine(asked: Asked) -> dict[str, str]:
+    import platform
+
+    import torch
+
+    from archspec import __version__
+    from runners.devices import device_name
+
+    there = device_name(asked.device) if asked.is_there else f"{asked.device.type}, predicted"
+    return {
+        "device": there,
+        "platform": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+        "torch": str(torch.__version__),
+        "archspec": __version__,
+    }
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _print(report: Report, to_stderr: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from runners.profile.tables import tables
+
+    console = Console(stderr=to_stderr, highlight=False)
+    for table in tables(report):
+        console.print(Text(table.title, style="bold"))
+        shown = Table(box=None, header_style="dim", pad_edge=False)
+        for place, name in enumerate(table.header):
+            shown.add_column(name, justify="left" if place == 0 else "right", no_wrap=place != 0)
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+        console.print(Text(table.note, style="dim"))
+        console.print()

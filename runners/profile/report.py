@@ -1,0 +1,188 @@
+"""Specs profiled: rows of what a training step uses and takes, by spec, depth and schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from archspec.training import Train
+from compiler.network import Network
+from compiler.plan import NetworkPlan
+from runners.profile.fit import largest_batch
+from runners.profile.ledger import Use
+from runners.profile.measurement import Times, memory_use, times
+from runners.profile.prediction import CannotPredictError, Forecast
+from runners.profile.schedules import Schedule, schedules_of
+
+OUT_OF_MEMORY = "out of memory"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is profiled."""
+
+    schedules: tuple[str, ...]
+    device: torch.device
+    """What is measured on, or, where it is not there, predicted for."""
+    is_there: bool
+    repeats: int
+    """Timed steps of each schedule; 0 for none."""
+    budget: int | None = None
+    """Bytes that a step may take, to which the largest batch is found."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network by one schedule."""
+
+    spec: str
+    depth: int
+    """Layers, of all stages."""
+    schedule: str
+    batch: int
+    predicted: Use | None
+    measured: Use | None = None
+    per_sample: float | None = None
+    """Bytes by which the peak grows with each sample, between this batch and one twice as large."""
+    times: Times | None = None
+    replay: float | None = None
+    """Seconds by which the backward pass is longer than that of stored activations."""
+    samples_per_second: float | None = None
+    largest: int | None = None
+    """The largest batch within the budget."""
+    largest_per_second: float | None = None
+    """Samples a second at that."""
+    note: str = ""
+
+    @property
+    def use(self) -> Use | None:
+        """What is measured, or else predicted."""
+        return self.measured or self.predicted
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows, and what they were made with."""
+
+    rows: tuple[Row, ...]
+    command: str
+    machine: dict[str, str]
+    precision: tuple[str, ...]
+    device: str
+    is_there: bool
+    budget: int | None = None
+    by_batch: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Of each spec and schedule, the peak predicted at some batches."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def profile(
+    name: str, plan: NetworkPlan, recipe: Train, asked: Asked, tell: Callable[[str], None]
+) -> Iterator[Row]:
+    """The rows of one network, at a recipe's batch."""
+    forecast = Forecast(plan, asked.device.type)
+    schedules = schedules_of(forecast.network, asked.schedules)
+    depth = sum(stage.depth for stage in plan.stages)
+    rows = []
+    for schedule in schedules:
+        tell(f"{name}, {depth} layers, {schedule.name}: predicting")
+        rows.append(_predicted(name, depth, forecast, recipe, schedule, asked))
+    if asked.is_there:
+        tell(f"{name}, {depth} layers: measuring")
+        rows = _measured(plan, recipe, asked, schedules, rows)
+    yield from rows
+
+
+def _predicted(
+    name: str, depth: int, forecast: Forecast, recipe: Train, schedule: Schedule, asked: Asked
+) -> Row:
+    row = Row(name, depth, schedule.name, recipe.batch, None)
+    twice = recipe.model_copy(update={"batch": 2 * recipe.batch})
+    try:
+        use, more = forecast.use(recipe, schedule), forecast.use(twice, schedule)
+        slope = (more.peak - use.peak) / recipe.batch
+        row = replace(row, predicted=use, per_sample=slope)
+        if asked.budget is None:
+            return row
+        peak = _peak(forecast, schedule)
+        return replace(row, largest=largest_batch(peak, recipe, asked.budget))
+    except CannotPredictError as error:
+        return replace(row, note=f"cannot be predicted: {error}")
+
+
+def _peak(forecast: Forecast, schedule: Schedule) -> Callable[[Train], int]:
+    return lambda recipe: forecast.use(recipe, schedule).peak
+
+
+def _measured(
+    plan: NetworkPlan,
+    recipe: Train,
+    asked: Asked,
+    schedules: Sequence[Schedule],
+    rows: Sequence[Row],
+) -> list[Row]:
+    """The rows with what is measured. A schedule that needs more memory than there is has none."""
+    torch.manual_seed(recipe.seed)
+    network = Network(plan).to(asked.device)
+    found, fitting = [], []
+    for schedule, row in zip(schedules, rows, strict=True):
+        schedule.apply(network)
+        try:
+            found.append(replace(row, measured=memory_use(network, recipe, asked.device)))
+            fitting.append(schedule)
+        except torch.OutOfMemoryError:
+            network.zero_grad()
+            found.append(replace(row, note=OUT_OF_MEMORY))
+    if not asked.repeats or not fitting:
+        return found
+    taken = dict(
+        zip(fitting, times(network, recipe, asked.device, fitting, asked.repeats), strict=True)
+    )
+    stored = next((t for s, t in taken.items() if s.strategy == "store"), None)
+    timed = [
+        _timed(row, taken[schedule], stored) if schedule in taken else row
+        for schedule, row in zip(schedules, found, strict=True)
+    ]
+    return [
+        _at_largest(network, recipe, asked, *each) for each in zip(schedules, timed, strict=True)
+    ]
+
+
+def _timed(row: Row, taken: Times, stored: Times | None) -> Row:
+    replay = taken.backward - stored.backward if stored else None
+    return replace(row, times=taken, replay=replay, samples_per_second=row.batch / taken.step)
+
+
+def _at_largest(network: Network, recipe: Train, asked: Asked, schedule: Schedule, row: Row) -> Row:
+    """With the samples a second of the largest batch, where there is one."""
+    if not row.largest or row.times is None:
+        return row
+    larger = recipe.model_copy(update={"batch": row.largest, "accumulate": 1})
+    try:
+        (taken,) = times(network, larger, asked.device, [schedule], min(asked.repeats, 3))
+    except torch.OutOfMemoryError:
+        return replace(row, note=f"out of memory at a batch of {row.largest}")
+    return replace(row, largest_per_second=row.largest / taken.step)
+
+
+def by_batch(
+    name: str, plan: NetworkPlan, recipe: Train, asked: Asked
+) -> dict[str, list[tuple[int, int]]]:
+    """The peak predicted at batches around a recipe's, for each schedule: to be drawn."""
+    forecast, found = Forecast(plan, asked.device.type), {}
+    for schedule in schedules_of(forecast.network, asked.schedules):
+        peak = _peak(forecast, schedule)
+        batches = sorted({max(1, recipe.batch * part // 4) for part in (1, 2, 4, 8)})
+        try:
+            found[f"{name}, {schedule.name}"] = [
+                (batch, peak(recipe.model_copy(update={"batch": batch}))) for batch in batches
+            ]
+        except CannotPredictError:
+            continue
+    return found

@@ -1,0 +1,94 @@
+"""archspec profile, as a person runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from archspec.cli import main
+
+TINY = ("vit_digits", "rev_vit_digits", "--batch", "8", "--device", "cpu")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["profile", *arguments])
+
+
+def test_memory_and_time(tmp_path: Path) -> None:
+    done = run(*TINY, "--repeats", "1", "--json", "--output", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found == json.loads((tmp_path / "out" / "profile.json").read_text(encoding="utf-8"))
+    rows = {(row["spec"], row["schedule"]): row for row in found["rows"]}
+    assert ("vit_digits", "reversible") not in rows
+    assert len(rows) == 7
+    for row in rows.values():
+        assert row["measured"] == row["predicted"]  # to the byte, on the CPU
+        assert sum(row["measured"]["shares"].values()) == row["measured"]["peak"]
+        assert row["times"]["forward"] > 0
+        assert row["samples_per_second"] > 0
+    stored, reversible = (rows["rev_vit_digits", s] for s in ("stored", "reversible"))
+    assert reversible["per_sample"] < stored["per_sample"] / 4
+    assert stored["replay"] == 0
+    page = (tmp_path / "out" / "profile.md").read_text(encoding="utf-8")
+    for title in ("memory_against_batch", "time_against_memory"):
+        assert f"({title}.svg)" in page
+        assert (tmp_path / "out" / f"{title}.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_depths_and_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    """Predicted: the streams of more layers take no more, their weights do."""
+    depths = ("--depths", "4,8,16", "--strategies", "reversible")
+    arguments = ("momrev_vit_digits", "--batch", "32", "--device", "cuda", *depths)
+    done = run(*arguments, "--precision", "bf16", "--json", "--output", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    if found["is_there"]:
+        pytest.skip("there is a GPU")
+    assert [row["depth"] for row in found["rows"]] == [4, 8, 16]
+    slopes = [row["per_sample"] for row in found["rows"]]
+    assert max(slopes) < 1.2 * min(slopes)
+    assert all(row["measured"] is None and row["times"] is None for row in found["rows"])
+    assert (tmp_path / "memory_against_depth.svg").is_file()
+
+
+def test_what_fits() -> None:
+    done = run("rev_vit_digits", "--device", "cuda", "--fit", "1GiB", "--json", "--repeats", "0")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["budget"] == 2**30 - 768 * 2**20
+    largest = {row["schedule"]: row["largest"] for row in found["rows"]}
+    assert largest["reversible"] > 2 * largest["stored"] > 0
+    batch = ("--batch", str(largest["reversible"]))
+    again = run("rev_vit_digits", "--device", "cuda", *batch, "--json", "--repeats", "0")
+    (peak,) = (
+        row["predicted"]["peak"]
+        for row in json.loads(again.stdout)["rows"]
+        if row["schedule"] == "reversible"
+    )
+    assert 0.99 * found["budget"] < peak <= found["budget"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rev_vit_digits", "--fit", "much"), "`much` is no size of memory: write 8GiB"),
+        (("rev_vit_digits", "--fit", "0GiB"), "is no size of memory"),
+        (("rev_vit_digits", "--device", "cuda", "--fit", "1MiB"), "driver alone takes"),
+        (("rev_vit_digits", "--depths", "4,x"), "write numbers as 12,24,48"),
+        (("rev_vit_digits", "--depths", "0"), "write numbers as 12,24,48"),
+        (("rev_mvit_digits", "--depths", "4"), "--depths is for networks of one stage"),
+        (("rev_vit_digits", "--strategies", "stor"), "no strategy `stor`; did you mean `store`"),
+        (("rev_vit_digits", "--device", "gpu"), "there is no kind of device `gpu`"),
+        (("rev_vit_digit",), "rev_vit_digits"),
+        (("rev_vit_digits", "--batch", "0"), "0 is not in the range"),
+    ],
+)
+def test_mistakes(arguments: tuple[str, ...], message: str) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
