@@ -19,6 +19,7 @@ from archspec.augmentation import AugmentationEntry
 from archspec.data import DataEntry
 from archspec.layers import LayerEntry
 from archspec.maps import MapEntry
+from archspec.memory_size import Size
 from archspec.onekey import Kind, Model, OneKey
 from archspec.shapes import Features, Image, Shape, Tokens, Video
 from archspec.training import TaskEntry, Train
@@ -175,7 +176,18 @@ class StoreBackward(Kind):
     kind: Literal["store"] = "store"
 
 
-AnyBackward = ReversibleBackward | CheckpointBackward | StoreBackward
+class BudgetBackward(Kind):
+    """As many calls of functions as a budget of memory allows store their activations, the last
+    ones; those of the others are computed again, from streams that the derived inverse
+    reconstructs, or, of a program without one, that were kept."""
+
+    kind: Literal["budget"] = "budget"
+    shorthand: ClassVar[str] = "memory"
+    memory: Size
+    """That a training step of the whole network may take, at the recipe's batch: 6GiB, 512MiB."""
+
+
+AnyBackward = ReversibleBackward | CheckpointBackward | StoreBackward | BudgetBackward
 BackwardEntry = Annotated[
     Annotated[AnyBackward, Field(discriminator="kind")],
     OneKey("backward strategy", *AnyBackward.__args__),

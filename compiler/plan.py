@@ -142,6 +142,8 @@ class StagePlan:
     """Where a checkpointed stage keeps its streams."""
     stored: int
     """How many of the last calls store their activations."""
+    budget: int | None
+    """The bytes that a training step of the network may take, by which that number is planned."""
     invertible_from: float
     """The progress of training from which on a reversible stage is reversed; before, it is
     checkpointed. 0 where the strategy is another."""

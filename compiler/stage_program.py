@@ -16,7 +16,7 @@ from compiler.places import Mistakes
 from compiler.plan import Constant, Step
 from compiler.program import Program
 from compiler.program_parsing import parse_program
-from compiler.stage_settings import fraction_bits, reversed_from
+from compiler.stage_settings import fraction_bits, reversed_from, strategy
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,21 @@ def check_program(
         mistakes.found += obstacles.found
     if fraction_bits(stage) is not None and not obstacles.found:
         check_exact(program, steps, stage.depth, path, mistakes, reversed_from(stage))
-    _check_backward(stage, "progress" in all_read(steps, program.constants), path, mistakes)
+    changes = "progress" in all_read(steps, program.constants)
+    _check_backward(stage, changes, not obstacles.found, path, mistakes)
     return Checked(program, tuple(steps), tuple(obstacles.found))
 
 
-def _check_backward(stage: Stage, changes: bool, path: Path, mistakes: Mistakes) -> None:
+def _check_backward(
+    stage: Stage, changes: bool, has_inverse: bool, path: Path, mistakes: Mistakes
+) -> None:
     """Settings that do not go with one another; `changes` is whether the program does, over
     training."""
     if reversed_from(stage) > 0 and not changes:
         message = "no coefficient of this stage changes over training"
         help = "leave out `from`, which is for coefficients that read `progress`"
         mistakes.value("E305", message, (*path, "backward", "reversible", "from"), help)
-    if stage.store_every is not None and stage.backward.kind != "reversible":
+    if stage.store_every is not None and strategy(stage, has_inverse) != "reversible":
         message = f"`backward: {stage.backward.kind}` keeps what it needs in every layer"
         help = "leave out `store_every`, which goes with `backward: reversible`"
         mistakes.key("E305", message, (*path, "store_every"), help)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from archspec.memory_size import bytes_of
 from archspec.spec import (
+    BudgetBackward,
     CheckpointBackward,
     ExactArithmetic,
     ReversibleBackward,
     Stage,
-    StoreBackward,
 )
 from compiler.schedules import Checkpoints
 
@@ -35,4 +38,19 @@ def fraction_bits(stage: Stage) -> int | None:
 def stored(stage: Stage) -> int:
     """How many of a stage's last calls store their activations, where not all of them do."""
     backward = stage.backward
-    return 0 if isinstance(backward, StoreBackward) else backward.stored
+    if isinstance(backward, (ReversibleBackward, CheckpointBackward)):
+        return backward.stored
+    return 0
+
+
+def budget(stage: Stage) -> int | None:
+    """The bytes that a training step may take, where the stage's strategy is planned by them."""
+    backward = stage.backward
+    return bytes_of(backward.memory) if isinstance(backward, BudgetBackward) else None
+
+
+def strategy(stage: Stage, has_inverse: bool) -> Literal["reversible", "checkpoint", "store"]:
+    """How a stage comes by the activations that are not stored by a plan."""
+    if isinstance(stage.backward, BudgetBackward):
+        return "reversible" if has_inverse else "checkpoint"
+    return stage.backward.kind

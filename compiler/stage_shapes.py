@@ -26,7 +26,14 @@ from compiler.shapes import (
 )
 from compiler.smoothness import smoothness_factor
 from compiler.stage_program import Checked, all_read
-from compiler.stage_settings import checkpoints, fraction_bits, reversed_from, stored
+from compiler.stage_settings import (
+    budget,
+    checkpoints,
+    fraction_bits,
+    reversed_from,
+    stored,
+    strategy,
+)
 
 
 def resolve_stage(
@@ -94,9 +101,10 @@ class _StageResolver:
         return StagePlan(
             name=str(self.path[-1]),
             depth=stage.depth,
-            backward=stage.backward.kind,
+            backward=strategy(stage, not self.checked.obstacles),
             checkpoints=checkpoints(stage),
             stored=stored(stage),
+            budget=budget(stage),
             invertible_from=reversed_from(stage),
             store_every=min(stage.store_every or stage.depth, stage.depth),
             transition=transition,

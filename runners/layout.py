@@ -9,12 +9,12 @@ from compiler.functions.maps import Squeeze
 from compiler.network import Network
 
 
-def channels_last_where_it_pays(model: nn.Module) -> nn.Module:
+def channels_last_where_it_pays(model: Network) -> Network:
     """A network whose stages convolve images, with its kernels channels last, which its streams
     then are too: faster on CPUs. Others stay as they are, and
     so do those that squeeze their streams, which moves all of a stream in either layout
     (`benchmarks/memory_layout.py`)."""
-    if isinstance(model, Network) and convolves(model.stages) and not squeezes(model.stages):
+    if convolves(model.stages) and not squeezes(model.stages):
         model.to(memory_format=torch.channels_last)
     return model
 

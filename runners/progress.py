@@ -153,6 +153,11 @@ class Bar:
         self.progress.update(self.task, validation=f"val {self.metric.text(validated)}")
 
 
+def say(line: str) -> None:
+    """A line for the person who watches."""
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+
+
 def _say_going_on(console: Console, where: str) -> None:
     console.print(f"going on after {where}", highlight=False, soft_wrap=True)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from archspec.data import AnyData
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Train
+from compiler.network import Network
 from runners.data import open_data
 from runners.devices import device_name, matrix_precision, open_fabric
 from runners.drift_log import drift_scalars
@@ -26,7 +26,9 @@ from runners.layout import channels_last_where_it_pays
 from runners.loop import Step, evaluate, train_epoch
 from runners.parts import set_up
 from runners.processes import by_first, first_before_others, of_all
-from runners.progress import Glance, Silent, Watcher, forget_peak, memory, watching
+from runners.profile.planning import plan_within_budget
+from runners.profile.schedules import planned_stages
+from runners.progress import Glance, Silent, Watcher, forget_peak, memory, say, watching
 from runners.randomness import derived_seed
 from runners.records import NoRecords, Records, recording
 from runners.run import Run, go_on, keep_best, out_of_time, over, save, stop_if_asked
@@ -71,6 +73,7 @@ def train(
     task = open_task(loaded)
     data = first_before_others(lambda: open_data(loaded, entry, recipe.seed), fabric)
     model = start(loaded, recipe, task, folder, fabric)
+    plan(loaded, model, recipe, fabric, quiet)
     with _folder(folder, loaded, who, fabric), matrix_precision(recipe), asked_to_end() as asked:
         parts = set_up(fabric, model, recipe)
         unreadable = passed_over(folder.unreadable, fabric.is_global_zero)
@@ -96,9 +99,7 @@ def _done(folder: RunFolder, result: TrainResult) -> None:
     shutil.rmtree(folder.shared_previous, ignore_errors=True)
 
 
-def start(
-    loaded: Loaded, recipe: Train, task: Task, folder: RunFolder, fabric: Fabric
-) -> nn.Module:
+def start(loaded: Loaded, recipe: Train, task: Task, folder: RunFolder, fabric: Fabric) -> Network:
     """The network with the weights that training begins with, the same in every process, and after
     that generators of each process's own."""
     torch.manual_seed(recipe.seed)
@@ -109,6 +110,19 @@ def start(
     if fabric.global_rank:
         torch.manual_seed(derived_seed(recipe.seed, "process", fabric.global_rank))
     return model
+
+
+def plan(loaded: Loaded, model: Network, recipe: Train, fabric: Fabric, quiet: bool) -> None:
+    """Store what a budget of memory allows, where the spec has one, and say so."""
+    if not planned_stages(model):
+        return
+    if recipe.parallel == "fsdp2" and fabric.world_size > 1:
+        message = "a budget is planned for weights held whole, and `parallel: fsdp2` shares them"
+        span = loaded.tree.where(("train", "parallel"))
+        raise SpecError([Diagnostic("E603", message, span, "write the strategy of each stage")])
+    found = plan_within_budget(loaded, model, recipe, fabric.device.type, fabric.world_size)
+    if fabric.is_global_zero and not quiet:
+        say(str(found))
 
 
 @contextmanager
@@ -147,7 +161,7 @@ def _says_nothing(loaded: Loaded) -> Diagnostic:
     return Diagnostic("E605", message, loaded.tree.where(("name",)), help)
 
 
-def build_model(loaded: Loaded) -> nn.Module:
+def build_model(loaded: Loaded) -> Network:
     """The network of a spec, laid out as it is fastest."""
     from compiler.network import build
     from compiler.resolve import resolve

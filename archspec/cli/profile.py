@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,19 +22,18 @@ if TYPE_CHECKING:
 STRATEGIES = ("store", "checkpoint", "root", "reversible")
 CONTEXT = 768 * 2**20
 """Bytes of a GPU that are not for tensors: CUDA's own, and gaps between them."""
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def size(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
     """Bytes, from a number with a unit. Raises `click.BadParameter`."""
     if text is None:
         return None
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or not float(found[1]):
-        message = f"`{text}` is no size of memory: write 8GiB, or 512MiB"
-        raise click.BadParameter(message, context, option)
-    step = 1024 if found[3] else 1000
-    return int(float(found[1]) * step ** " KMGT".index(found[2].upper() or " "))
+    from archspec.memory_size import bytes_of
+
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
 
 
 def numbers(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from archspec.training import Train
-from runners.profile.schedules import Schedule
 
 MOST = 2**20
 """Samples, of a batch."""
@@ -40,19 +38,16 @@ def largest_batch(peak: Callable[[Train], int], recipe: Train, budget: int) -> i
     return _near(lambda batch: at(batch) <= budget, guess, MOST)
 
 
-def most_stored(
-    peak: Callable[[Schedule], int], schedule: Schedule, calls: int, budget: int
-) -> Schedule | None:
-    """The schedule with the most calls stored that stays within a budget of bytes; None if it does
-    not with none."""
-    none, all = peak(schedule), peak(replace(schedule, stored=calls))
+def most_stored(peak: Callable[[int], int], calls: int, budget: int) -> int | None:
+    """The most calls that can be stored, of so many, within a budget of bytes; None if it does not
+    do for any. `peak` gives the peak of a step, by the number of calls that are stored."""
+    none, all = peak(0), peak(calls)
     if all <= budget:
-        return replace(schedule, stored=calls)
+        return calls
     if none > budget:
         return None
     guess = round(calls * (budget - none) / max(1, all - none))
-    stored = _near(lambda n: peak(replace(schedule, stored=n)) <= budget, guess, calls - 1)
-    return replace(schedule, stored=stored)
+    return _near(lambda stored: peak(stored) <= budget, guess, calls - 1)
 
 
 def _near(fits: Callable[[int], bool], guess: int, most: int) -> int:

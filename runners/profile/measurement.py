@@ -12,7 +12,7 @@ import torch
 from archspec.training import Train
 from compiler.network import Network
 from runners.profile.ledger import Ledger, Shares, Use, used
-from runners.profile.schedules import Schedule
+from runners.profile.schedules import Way
 from runners.profile.step import TrainingStep
 
 
@@ -58,7 +58,7 @@ def times(
     network: Network,
     recipe: Train,
     device: torch.device,
-    schedules: Sequence[Schedule],
+    schedules: Sequence[Way],
     repeats: int,
 ) -> list[Times]:
     """Seconds of steps by each schedule in turn, many times over, so that a machine that is doing

@@ -12,7 +12,7 @@ from compiler.network import Network
 from compiler.plan import NetworkPlan
 from runners.profile.cuda_rules import AutocastAsOnCuda, CudaLedger
 from runners.profile.ledger import Ledger, Use, used
-from runners.profile.schedules import Schedule
+from runners.profile.schedules import Way
 from runners.profile.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ class Forecast:
         with self.fake:
             self.network.to_empty(device="cpu")
 
-    def use(self, recipe: Train, schedule: Schedule) -> Use:
+    def use(self, recipe: Train, schedule: Way) -> Use:
         """What a step of a recipe uses. Raises `CannotPredictError`."""
         schedule.apply(self.network)
         try:

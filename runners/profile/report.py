@@ -11,11 +11,11 @@ import torch
 from archspec.training import Train
 from compiler.network import Network
 from compiler.plan import NetworkPlan
-from runners.profile.fit import largest_batch
+from runners.profile.fit import largest_batch, most_stored
 from runners.profile.ledger import Use
 from runners.profile.measurement import Times, memory_use, times
 from runners.profile.prediction import CannotPredictError, Forecast
-from runners.profile.schedules import Schedule, schedules_of
+from runners.profile.schedules import Schedule, all_calls, schedules_of
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -88,6 +88,7 @@ def profile(
     """The rows of one network, at a recipe's batch."""
     forecast = Forecast(plan, asked.device.type)
     schedules = schedules_of(forecast.network, asked.schedules)
+    schedules += _planned(forecast, recipe, schedules, asked)
     depth = sum(stage.depth for stage in plan.stages)
     rows = []
     for schedule in schedules:
@@ -99,6 +100,29 @@ def profile(
     yield from rows
 
 
+def _planned(
+    forecast: Forecast, recipe: Train, schedules: Sequence[Schedule], asked: Asked
+) -> list[Schedule]:
+    """The most frugal schedule, with as many calls stored as the budget allows at a recipe's
+    batch: nothing where that is none of them, or all."""
+    frugal = next((s for s in reversed(schedules) if s.strategy != "store"), None)
+    if asked.budget is None or frugal is None:
+        return []
+    frugal.apply(forecast.network)
+    calls = all_calls(forecast.network.stages)
+
+    def peak(stored: int) -> int:
+        return forecast.use(recipe, replace(frugal, stored=stored)).peak
+
+    try:
+        stored = most_stored(peak, calls, asked.budget)
+    except CannotPredictError:
+        return []
+    if not stored or stored == calls:
+        return []
+    return [replace(frugal, name=f"{frugal.name}, {stored} of {calls} stored", stored=stored)]
+
+
 def _predicted(
     name: str, depth: int, forecast: Forecast, recipe: Train, schedule: Schedule, asked: Asked
 ) -> Row:
@@ -108,7 +132,7 @@ def _predicted(
         use, more = forecast.use(recipe, schedule), forecast.use(twice, schedule)
         slope = (more.peak - use.peak) / recipe.batch
         row = replace(row, predicted=use, per_sample=slope)
-        if asked.budget is None:
+        if asked.budget is None or schedule.stored:
             return row
         peak = _peak(forecast, schedule)
         return replace(row, largest=largest_batch(peak, recipe, asked.budget))

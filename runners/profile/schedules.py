@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from compiler.base_network import BaseNetwork
 from compiler.base_stage import BaseStage
+from compiler.network import Network
+from compiler.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,37 @@ def calls_of(stage: BaseStage) -> int:
     return sum(len(getattr(step, "calls", ())) for layer in stage.program() for step in layer.steps)
 
 
-def all_calls(network: BaseNetwork) -> int:
-    """The calls of functions in all stages that do not store their activations anyway."""
-    return sum(calls_of(stage) for stage in network.stages if stage.backward != "store")
+def all_calls(stages: Iterable[BaseStage]) -> int:
+    """The calls of functions in some stages, those left out that store their activations anyway."""
+    return sum(calls_of(stage) for stage in stages if stage.backward != "store")
+
+
+class Way(Protocol):
+    """A schedule of any kind."""
+
+    @property
+    def stored(self) -> int:
+        """So many calls of functions store their activations, the last ones."""
+
+    def apply(self, network: Network) -> None:
+        """Let a network come by its activations in this way."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the spec says, and of the stages that are planned by a budget the last calls stored."""
+
+    stored: int = 0
+
+    def apply(self, network: Network) -> None:
+        """Let a network come by its activations in this way."""
+        left = self.stored
+        for stage in reversed(planned_stages(network)):
+            taken = min(left, calls_of(stage))
+            stage.set_backward(stage.plan.backward, stored=taken)
+            left -= taken
+
+
+def planned_stages(network: Network) -> list[Stage]:
+    """Those that are planned by a budget."""
+    return [stage for stage in network.stages if stage.plan.budget is not None]

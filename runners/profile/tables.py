@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from archspec.memory_size import size_text
 from runners.comparison.tables import Table
 from runners.profile.ledger import Shares, Use
 from runners.profile.report import Report, Row
@@ -108,20 +109,16 @@ def _fit(report: Report) -> Table:
             row.spec,
             str(row.depth),
             row.schedule,
-            NONE if row.largest is None else f"{row.largest:,}",
+            f"{row.largest:,}",
             _text(row.largest_per_second, "{:,.0f}".format),
         )
         for row in report.rows
+        if row.largest is not None
     ]
     title = f"The largest batch within {size_text(report.budget)}"
     header = ("spec", "layers", "activations", "batch", "samples/s")
     note = "0: not even one sample fits. Of a step without accumulation, as predicted."
     return Table(title, header, tuple(rows), note)
-
-
-def size_text(size: int) -> str:
-    """Bytes, in MiB or GiB."""
-    return f"{size / 2**30:.4g} GiB" if size >= 2**30 else f"{size / MEBI:.4g} MiB"
 
 
 def _text(value: float | None, form: Callable[[float], str]) -> str:
@@ -140,4 +137,4 @@ def _milli(seconds: float) -> str:
     return f"{1000 * seconds:,.1f}"
 
 
-__all__: Sequence[str] = ["size_text", "tables"]
+__all__: Sequence[str] = ["tables"]

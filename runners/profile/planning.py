@@ -1,0 +1,97 @@
+"""The planner: as many calls stored as a budget of memory allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archspec.diagnostics import Diagnostic, Span, SpecError
+from archspec.loading import Loaded
+from archspec.memory_size import size_text
+from archspec.training import Train
+from compiler.network import Network
+from runners.profile.fit import largest_batch, most_stored
+from runners.profile.prediction import CannotPredictError, Forecast
+from runners.profile.schedules import Planned, all_calls, planned_stages
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a budget comes to."""
+
+    planned: Planned
+    calls: int
+    """Of functions, in the stages that are planned."""
+    peak: int
+    """Bytes of a step, as predicted."""
+    budget: int
+
+    def __str__(self) -> str:
+        """For a person."""
+        rest = "the others are computed again" if self.planned.stored < self.calls else "all"
+        return (
+            f"{self.planned.stored} of {self.calls} calls of functions store their activations, "
+            f"{rest}: a step takes {size_text(self.peak)} of {size_text(self.budget)}, as predicted"
+        )
+
+
+def plan_within_budget(
+    loaded: Loaded, network: Network, recipe: Train, kind: str, processes: int = 1
+) -> Plan | None:
+    """Plan the stages of a network whose spec has `backward: {budget: …}`, and let it come by its
+    activations in that way; None where it has none. `kind` is that of the device, "cpu" or "cuda".
+
+    The last calls are stored first: what they store is let go before any other is computed again,
+    and takes the place of gradients that are not there yet. Raises `SpecError` where a step does
+    not fit with nothing stored.
+    """
+    stages = planned_stages(network)
+    if not stages:
+        return None
+    budget = _the_budget(loaded, network)
+    forecast = Forecast(network.plan, kind)
+    calls = all_calls(stages)
+    share = recipe.model_copy(update={"batch": max(1, recipe.batch // processes)})
+
+    def peak(stored: int) -> int:
+        return forecast.use(share, Planned(stored)).peak
+
+    try:
+        stored = most_stored(peak, calls, budget)
+        if stored is None:
+            raise SpecError([_too_much(loaded, forecast, share, budget)])
+        found = Plan(Planned(stored), calls, peak(stored), budget)
+    except CannotPredictError as error:
+        message = f"this network cannot be planned: {error}"
+        raise SpecError([Diagnostic("E305", message, _where(loaded, network))]) from None
+    found.planned.apply(network)
+    return found
+
+
+def _where(loaded: Loaded, network: Network) -> Span | None:
+    return loaded.tree.where(("stages", planned_stages(network)[0].facts.name, "backward"))
+
+
+def _the_budget(loaded: Loaded, network: Network) -> int:
+    """The one that all planned stages have. Raises `SpecError`."""
+    first, *others = planned_stages(network)
+    for stage in others:
+        if stage.plan.budget != first.plan.budget:
+            span = loaded.tree.where(("stages", stage.facts.name, "backward"))
+            message = f"stage `{first.facts.name}` has another budget, and both are the network's"
+            raise SpecError([Diagnostic("E305", message, span, "write the same in both")])
+    assert first.plan.budget is not None
+    return first.plan.budget
+
+
+def _too_much(loaded: Loaded, forecast: Forecast, recipe: Train, budget: int) -> Diagnostic:
+    least = forecast.use(recipe, Planned()).peak
+    message = (
+        f"a training step at a batch of {recipe.batch} takes {size_text(least)} with nothing "
+        f"stored, and the budget is {size_text(budget)}"
+    )
+    most = largest_batch(lambda each: forecast.use(each, Planned()).peak, recipe, budget)
+    if most:
+        help = f"a batch of {most} fits: --set train.batch={most}, or train.accumulate"
+    else:
+        help = "weights and the optimizer's state alone are more than that"
+    return Diagnostic("E305", message, _where(loaded, forecast.network), help)
