@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from archspec.augmentation import AugmentationEntry
+from archspec.augmentation import AnyAugmentation, AugmentationEntry
 from archspec.onekey import Kind, OneKey
 
 
@@ -28,6 +28,15 @@ class LabelledImages(DataSet):
     repeat: int = Field(1, ge=1, le=16)
     """Repeated augmentation: each image stands so many times in an epoch's order, augmented anew,
     and the epoch is as long as without it (Hoffer et al. 2020)."""
+
+    @field_validator("augment")
+    @classmethod
+    def _each_once(cls, augment: tuple[AnyAugmentation, ...]) -> tuple[AnyAugmentation, ...]:
+        kinds = [each.kind for each in augment]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"`{kind}` stands here more than once")
+        return augment
 
 
 class Digits(LabelledImages):

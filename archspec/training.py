@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from archspec.onekey import Kind, Model, OneKey
 from archspec.shapes import Features, Shape
@@ -113,8 +114,16 @@ class Steps(Kind):
     kind: Literal["steps"] = "steps"
     shorthand: ClassVar[str] = "at"
     at: tuple[Annotated[float, Field(gt=0)], ...] = Field(strict=False, min_length=1)
-    """Epochs, the warm-up counted."""
+    """Epochs, the warm-up counted, one after another."""
     factor: float = Field(0.1, gt=0, lt=1)
+
+    @field_validator("at")
+    @classmethod
+    def _rise(cls, at: tuple[float, ...]) -> tuple[float, ...]:
+        for one, other in pairwise(at):
+            if other <= one:
+                raise ValueError(f"epochs rise, and {other:g} comes after {one:g}")
+        return at
 
 
 AnySchedule = Cosine | Steps
@@ -181,3 +190,19 @@ class Train(Model):
     start_from: str | None = None
     """A file of weights to start from, as `archspec convert` or another run wrote it."""
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @field_validator("accumulate")
+    @classmethod
+    def _parts_have_samples(cls, accumulate: int, others: ValidationInfo) -> int:
+        batch = others.data.get("batch")
+        if batch is not None and accumulate > batch:
+            raise ValueError(f"a batch of {batch} cannot be taken in {accumulate} parts")
+        return accumulate
+
+    @field_validator("final_learning_rate")
+    @classmethod
+    def _falls(cls, final: float, others: ValidationInfo) -> float:
+        rate = others.data.get("learning_rate")
+        if rate is not None and final > rate:
+            raise ValueError(f"the learning rate falls from {rate:g}, and {final:g} is above that")
+        return final

@@ -13,6 +13,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, DatasetFolder, ImageNet
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from archspec import data
+from archspec.augmentation import RandomCrop
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.spec import ImageInput, VideoInput
@@ -98,6 +99,7 @@ def open_sparse_codes(loaded: Loaded, entry: data.SparseCodes) -> tuple[Measurem
 def open_data_set(loaded: Loaded, entry: data.AnyImages) -> DataSet:
     """Find the spec's data and check it against the input and the task. Raises `SpecError`."""
     given = loaded.spec.input
+    _check_crops(loaded, entry)
     if isinstance(entry, data.FakeImages):
         return _fake(loaded, entry)
     if isinstance(entry, data.VideoFolder):
@@ -113,6 +115,16 @@ def open_data_set(loaded: Loaded, entry: data.AnyImages) -> DataSet:
     if isinstance(entry, data.ImageNet):
         return _imagenet(loaded, entry, given.sizes)
     return _image_folder(loaded, entry, given.sizes)
+
+
+def _check_crops(loaded: Loaded, entry: data.AnyImages) -> None:
+    """Raises `SpecError` for a padding past which a crop may see nothing of its image."""
+    side = min(loaded.spec.input.shape.sizes[-2:])
+    for place, each in enumerate(entry.augment):
+        if isinstance(each, RandomCrop) and each.padding >= side:
+            message = f"a padding of {each.padding} is no less than a side of the images, {side}"
+            span = loaded.tree.where(("data", entry.kind, "augment", place))
+            raise SpecError([Diagnostic("E602", message, span, "write the pixels: random_crop: 4")])
 
 
 def _check(loaded: Loaded, kind: str, sizes: tuple[int, ...] | None, classes: int) -> None:

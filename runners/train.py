@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from archspec.data import AnyData
 from archspec.diagnostics import Diagnostic, SpecError
@@ -99,7 +100,9 @@ def _done(folder: RunFolder, result: TrainResult) -> None:
     shutil.rmtree(folder.shared_previous, ignore_errors=True)
 
 
-def start(loaded: Loaded, recipe: Train, task: Task, folder: RunFolder, fabric: Fabric) -> Network:
+def start(
+    loaded: Loaded, recipe: Train, task: Task, folder: RunFolder, fabric: Fabric
+) -> nn.Module:
     """The network with the weights that training begins with, the same in every process, and after
     that generators of each process's own."""
     torch.manual_seed(recipe.seed)
@@ -112,9 +115,9 @@ def start(loaded: Loaded, recipe: Train, task: Task, folder: RunFolder, fabric: 
     return model
 
 
-def plan(loaded: Loaded, model: Network, recipe: Train, fabric: Fabric, quiet: bool) -> None:
+def plan(loaded: Loaded, model: nn.Module, recipe: Train, fabric: Fabric, quiet: bool) -> None:
     """Store what a budget of memory allows, where the spec has one, and say so."""
-    if not planned_stages(model):
+    if not isinstance(model, Network) or not planned_stages(model):
         return
     if recipe.parallel == "fsdp2" and fabric.world_size > 1:
         message = "a budget is planned for weights held whole, and `parallel: fsdp2` shares them"

@@ -75,7 +75,7 @@ def test_what_fits() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("rev_vit_digits", "--fit", "much"), "`much` is no size of memory: write 8GiB"),
+        (("rev_vit_digits", "--fit", "much"), "`much` is no size of memory: write 6GiB"),
         (("rev_vit_digits", "--fit", "0GiB"), "is no size of memory"),
         (("rev_vit_digits", "--device", "cuda", "--fit", "1MiB"), "driver alone takes"),
         (("rev_vit_digits", "--depths", "4,x"), "write numbers as 12,24,48"),
