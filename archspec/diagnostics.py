@@ -119,11 +119,16 @@ def _place(diagnostic: Diagnostic) -> tuple[str, int, int]:
     return (span.source.name, span.line, span.column) if span else ("", 0, 0)
 
 
+ELSEWHERE = {"lr": "learning_rate", "bs": "batch", "batch_size": "batch", "wd": "weight_decay"}
+"""Names that other programs have for some of ours."""
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """A help text that offers the nearest of `names`, then all of them."""
     known = sorted(set(names))
     if not known:
         return ""
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    near = [each for each in known if each == ELSEWHERE.get(str(name))]
+    near = near or difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     listed = ", ".join(known[:30]) + (", …" if len(known) > 30 else "")
     return (f"did you mean `{near[0]}`?  " if near else "") + f"names here: {listed}"

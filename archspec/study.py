@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from archspec.diagnostics import Diagnostic, SpecError, nearest
-from archspec.loading import find, read_file
+from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
+from archspec.loading import SETTING, find, read_file
 from archspec.onekey import Model
 from archspec.spec import FileName
 from archspec.tree import Node
@@ -60,6 +61,15 @@ class Entrant:
     label: str
     spec: Path
     settings: tuple[str, ...] = ()
+    places: Mapping[str, Span] = field(default_factory=dict)
+    """Where settings stand in the study, those that do."""
+
+    def as_written(self, error: Diagnostic) -> Diagnostic:
+        """An error in one of the settings, where the study has it."""
+        if error.span is None or error.span.source.name != SETTING:
+            return error
+        place = self.places.get(error.span.source.text)
+        return error if place is None else replace(error, span=place)
 
 
 @dataclass(frozen=True)
@@ -81,10 +91,20 @@ def load_study(path: Path) -> Study:
     file = validate(StudyFile, tree)
     _check_baseline(file, tree)
     entrants = [
-        Entrant(label, _spec_of(tree, label, path.parent), (*file.set, *entry.set))
+        Entrant(
+            label,
+            _spec_of(tree, label, path.parent),
+            (*file.set, *entry.set),
+            _places(tree, ("set",), file.set) | _places(tree, ("specs", label, "set"), entry.set),
+        )
         for label, entry in file.specs.items()
     ]
     return Study(file.study, tuple(entrants), file.seeds, file.baseline, file.targets, file.summary)
+
+
+def _places(tree: Node, path: tuple[str, ...], settings: Sequence[str]) -> dict[str, Span]:
+    found = {text: tree.where((*path, index)) for index, text in enumerate(settings)}
+    return {text: span for text, span in found.items() if span is not None}
 
 
 def _check_baseline(file: StudyFile, tree: Node) -> None:

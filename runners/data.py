@@ -16,6 +16,7 @@ from archspec.training import Classify
 from runners.augment import batch_augmentation
 from runners.datasets import DataSet, normalising, open_data_set, open_sparse_codes
 from runners.errors import TrainingError
+from runners.folders import OpenFolders, open_splits
 from runners.mixing import mixing
 from runners.randomness import derived_seed, generator
 from runners.samples import HeldImages, Read, Samples, Unreadable
@@ -57,6 +58,8 @@ class Data:
     training: Split
     validation: Split
     test: Split
+    classes: tuple[str, ...] = ()
+    """Their names, in the order of labels, where they have any."""
 
     def on(self, device: torch.device) -> Data:
         """With images in memory moved to a GPU."""
@@ -64,18 +67,20 @@ class Data:
         validation = self.validation.on(device)
         if self.validation.samples is self.training.samples:  # cut from it: held once
             validation = replace(validation, samples=training.samples)
-        return Data(training, validation, self.test.on(device))
+        return Data(training, validation, self.test.on(device), self.classes)
 
 
-def open_data(loaded: Loaded, entry: AnyData, seed: int) -> Data:
+def open_data(
+    loaded: Loaded, entry: AnyData, seed: int, open_folders: OpenFolders = open_splits
+) -> Data:
     """Open a spec's data and cut the validation split. Raises `SpecError`."""
     if isinstance(entry, SparseCodes):
         return _sparse_codes(loaded, entry, seed)
-    return _images(loaded, entry, seed)
+    return _images(loaded, entry, seed, open_folders)
 
 
-def _images(loaded: Loaded, entry: AnyImages, seed: int) -> Data:
-    found = open_data_set(loaded, entry)
+def _images(loaded: Loaded, entry: AnyImages, seed: int, open_folders: OpenFolders) -> Data:
+    found = open_data_set(loaded, entry, open_folders)
     if found.validation is None:
         training, validation = _by_class(loaded, entry, found.training.labels, seed)
     else:
@@ -91,6 +96,7 @@ def _images(loaded: Loaded, entry: AnyImages, seed: int) -> Data:
         Split(found.training, training, augmented, workers, entry.repeat),
         Split(seen, validation, plain, workers),
         Split(found.test, everything, plain, workers),
+        found.classes,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from runners.augment import (
     plain_image,
     single_augmentation,
 )
-from runners.folders import Splits, Statistics, open_splits, statistics_of
+from runners.folders import OpenFolders, Splits, Statistics, open_splits, statistics_of
 from runners.lasso import UnsolvedError, solve
 from runners.samples import (
     ChangedImages,
@@ -76,6 +77,8 @@ class DataSet:
     """What is left to do to a batch of `training`, at [0, 1]."""
     statistics: Statistics
     """Mean and standard deviation of each channel, at [0, 1]."""
+    classes: tuple[str, ...] = ()
+    """Their names, in the order of labels, where they have any."""
 
 
 def open_sparse_codes(loaded: Loaded, entry: data.SparseCodes) -> tuple[Measurements, Measurements]:
@@ -96,14 +99,16 @@ def open_sparse_codes(loaded: Loaded, entry: data.SparseCodes) -> tuple[Measurem
         ) from None
 
 
-def open_data_set(loaded: Loaded, entry: data.AnyImages) -> DataSet:
+def open_data_set(
+    loaded: Loaded, entry: data.AnyImages, open_folders: OpenFolders = open_splits
+) -> DataSet:
     """Find the spec's data and check it against the input and the task. Raises `SpecError`."""
     given = loaded.spec.input
     _check_crops(loaded, entry)
     if isinstance(entry, data.FakeImages):
         return _fake(loaded, entry)
     if isinstance(entry, data.VideoFolder):
-        return _video_folder(loaded, entry)
+        return _video_folder(loaded, entry, open_folders)
     if not isinstance(given, ImageInput):
         message = f"the data set {entry.kind} holds images, and the input is {given.shape}"
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
@@ -114,7 +119,7 @@ def open_data_set(loaded: Loaded, entry: data.AnyImages) -> DataSet:
         return _cifar(loaded, entry, CIFAR[entry.kind])
     if isinstance(entry, data.ImageNet):
         return _imagenet(loaded, entry, given.sizes)
-    return _image_folder(loaded, entry, given.sizes)
+    return _image_folder(loaded, entry, given.sizes, open_folders)
 
 
 def _check_crops(loaded: Loaded, entry: data.AnyImages) -> None:
@@ -190,12 +195,15 @@ CIFAR = {
 
 def _cifar(loaded: Loaded, entry: data.Cifar10 | data.Cifar100, kind: Cifar) -> DataSet:
     _check(loaded, entry.kind, (3, 32, 32), kind.classes)
+    was_there = Path(entry.root).exists()
     try:
         sets = [
             kind.open(entry.root, train=train, download=entry.download) for train in (True, False)
         ]
     # torchvision raises RuntimeError for absent or damaged files, OSError for a lost connection.
     except (RuntimeError, OSError) as error:
+        if not was_there and Path(entry.root).is_dir() and not any(Path(entry.root).iterdir()):
+            Path(entry.root).rmdir()  # made for a download that did not come
         message = f"{kind.name} is not in {entry.root}"
         if entry.download:
             message += f", and cannot be downloaded: {error}"
@@ -209,7 +217,7 @@ def _cifar(loaded: Loaded, entry: data.Cifar10 | data.Cifar100, kind: Cifar) -> 
         HeldImages(torch.from_numpy(s.data).permute(0, 3, 1, 2), torch.tensor(s.targets))
         for s in sets
     )
-    return _held(entry, train, test, kind.statistics)
+    return replace(_held(entry, train, test, kind.statistics), classes=tuple(sets[0].classes))
 
 
 def _fake(loaded: Loaded, entry: data.FakeImages) -> DataSet:
@@ -250,9 +258,11 @@ def _imagenet(loaded: Loaded, entry: data.ImageNet, sizes: tuple[int, ...]) -> D
     return _files(loaded, entry, Splits(train, test, None), plain, IMAGENET_STATISTICS)
 
 
-def _image_folder(loaded: Loaded, entry: data.ImageFolder, sizes: tuple[int, ...]) -> DataSet:
+def _image_folder(
+    loaded: Loaded, entry: data.ImageFolder, sizes: tuple[int, ...], open_folders: OpenFolders
+) -> DataSet:
     _check_channels(loaded, sizes[0])
-    splits = open_splits(loaded, entry, "images", IMG_EXTENSIONS)
+    splits = open_folders(loaded, entry, "images", IMG_EXTENSIONS)
     _check(loaded, entry.kind, None, len(splits.train.classes))
     _, height, width = sizes
     plain = plain_image((height, width), entry.centre)
@@ -286,10 +296,11 @@ def _files(
         images(splits.validation, plain) if splits.validation else None,
         batch_augmentation(()),
         statistics,
+        class_names(splits.train),
     )
 
 
-def _video_folder(loaded: Loaded, entry: data.VideoFolder) -> DataSet:
+def _video_folder(loaded: Loaded, entry: data.VideoFolder, open_folders: OpenFolders) -> DataSet:
     """Clips, decoded and augmented one by one."""
     given = loaded.spec.input
     if not isinstance(given, VideoInput):
@@ -297,7 +308,7 @@ def _video_folder(loaded: Loaded, entry: data.VideoFolder) -> DataSet:
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
     channels, frames, height, width = given.sizes
     _check_channels(loaded, channels)
-    splits = open_splits(loaded, entry, "videos", EXTENSIONS)
+    splits = open_folders(loaded, entry, "videos", EXTENSIONS)
     _check(loaded, entry.kind, None, len(splits.train.classes))
     statistics = statistics_of(loaded, entry, channels)
     if find_spec("av") is None:
@@ -318,7 +329,13 @@ def _video_folder(loaded: Loaded, entry: data.VideoFolder) -> DataSet:
         clips(splits.validation, at_centre, plain) if splits.validation else None,
         batch_augmentation(()),
         statistics,
+        class_names(splits.train),
     )
+
+
+def class_names(split: DatasetFolder) -> tuple[str, ...]:
+    """In the order of their labels. Of ImageNet each has several, of which the first is taken."""
+    return tuple(name if isinstance(name, str) else name[0] for name in split.classes)
 
 
 def _decoded(

@@ -140,5 +140,6 @@ def find_device(name: str) -> torch.device:
         message = f"there is no kind of device `{name}`"
         raise SpecError([Diagnostic("E603", message, None, "write auto, cpu, cuda, cuda:1 or mps")])
     if not there[device.type]:
-        raise SpecError([Diagnostic("E603", f"this machine has no device {name}")])
+        others = "write auto, which takes a GPU where there is one, or cpu"
+        raise SpecError([Diagnostic("E603", f"this machine has no device {name}", None, others)])
     return device

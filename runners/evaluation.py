@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from archspec.data import AnyData, ImageFolder, VideoFolder
 from archspec.loading import Loaded
 from archspec.training import Classify
 from archspec.tree import Node
 from runners.classification import Classified, classified
-from runners.data import Reading, Split, in_order, open_data, read
+from runners.data import Data, Reading, Split, in_order, open_data, read
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
-from runners.folders import class_names
+from runners.folders import OpenFolders, open_held_out, open_splits
 from runners.other_data import TRAINED_ON, of_trained, with_data
 from runners.run_folder import identity
 from runners.standing import Score
@@ -29,6 +30,10 @@ from runners.trained import Trained
 
 Part = Literal["test", "validation"]
 PARTS: tuple[Part, ...] = ("test", "validation")
+OPEN: Mapping[Part, OpenFolders] = {"test": open_held_out, "validation": open_splits}
+"""A test needs nothing to train on."""
+MOST_NAMED = 10
+LOG = logging.getLogger("archspec")
 CUT_FROM = ("validation", "samples")
 """Keys of data that the test split does not depend on, beside `TRAINED_ON`."""
 
@@ -170,12 +175,13 @@ def evaluate_run(
     recipe, entry = recipe_and_data(loaded)
     fabric, task = open_fabric(loaded, recipe, device), open_task(loaded)
     with of_trained(loaded):
-        opened = open_data(loaded, entry, recipe.seed)
+        opened = open_data(loaded, entry, recipe.seed, OPEN[part])
+    check_classes(trained, opened)
     split = (opened.test if part == "test" else opened.validation).on(fabric.device)
     means = Means(batch or recipe.batch, str(fabric.device), recipe.precision)
     with matrix_precision(recipe):
         found = measure(trained.model, task, split, means.batch, fabric)
-    names, classes = _class_names(entry), None
+    names, classes = opened.classes, None
     if isinstance(loaded.spec.task, Classify):
         classes = classified(found.outputs, found.targets)
         names = names or tuple(map(str, range(loaded.spec.task.classes)))
@@ -229,8 +235,18 @@ class Heard:
         return output
 
 
-def _class_names(entry: AnyData) -> tuple[str, ...]:
-    """Those of a folder's folders, in the order of its labels."""
-    if not isinstance(entry, (ImageFolder, VideoFolder)):
-        return ()
-    return tuple(class_names(Path(entry.path) / "train"))
+def check_classes(trained: Trained, data: Data) -> None:
+    """Tell where data have other classes than those that a network was trained on: labels go by
+    their order."""
+    try:
+        known = json.loads(trained.folder.classes.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # classes without names, or a run of an earlier version
+        return
+    if data.classes and list(data.classes) != known:
+        theirs, ours = (", ".join(names[:MOST_NAMED]) for names in (data.classes, known))
+        LOG.warning(
+            "the classes of these data are %s, and the network was trained on %s: the first are "
+            "taken for the first, and so on",
+            theirs,
+            ours,
+        )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchvision.datasets import DatasetFolder
 
 from archspec import data
-from archspec.diagnostics import Diagnostic, SpecError
+from archspec.diagnostics import Diagnostic, Span, SpecError
 from archspec.loading import Loaded
 
 AnyFolder = data.ImageFolder | data.VideoFolder
@@ -57,19 +58,46 @@ def open_splits(loaded: Loaded, entry: AnyFolder, noun: str, extensions: tuple[s
             f"folder where yours are: --set data.{entry.kind}.path=FOLDER"
         )
         raise SpecError([Diagnostic("E601", message, span, help)])
-    try:
-        train, test, *more = (
-            ClassFolders(str(root / part), loader=str, extensions=extensions)
-            for part in ("train", *held_out)
-        )
-    except OSError as error:  # a class without files, among others
-        message = f"cannot read {root}: {error}"
-        raise SpecError([Diagnostic("E601", message, span)]) from None
+    train, test, *more = (
+        _of_split(root / part, noun, extensions, span) for part in ("train", *held_out)
+    )
     for name, other in zip(held_out, (test, *more), strict=True):
         if train.classes != other.classes:
             message = f"in {root} {_lack('train', train, name, other)}"
             raise SpecError([Diagnostic("E602", message, span)])
     return Splits(train, test, more[0] if more else None)
+
+
+def open_held_out(
+    loaded: Loaded, entry: AnyFolder, noun: str, extensions: tuple[str, ...]
+) -> Splits:
+    """As `open_splits`; where there is nothing to train on, the samples for the test stand in its
+    place. Raises `SpecError`."""
+    root = Path(entry.path)
+    held_out = [name for name in ("test", "val") if (root / name).is_dir()]
+    if (root / "train").is_dir() or not held_out:
+        return open_splits(loaded, entry, noun, extensions)
+    span = loaded.tree.where(("data", entry.kind, "path"))
+    test = _of_split(root / held_out[0], noun, extensions, span)
+    return Splits(test, test, test)
+
+
+OpenFolders = Callable[[Loaded, AnyFolder, str, tuple[str, ...]], Splits]
+"""From a spec's data, what its files are called and their endings."""
+
+
+def _of_split(
+    folder: Path, noun: str, extensions: tuple[str, ...], span: Span | None
+) -> DatasetFolder:
+    try:
+        return ClassFolders(str(folder), loader=str, extensions=extensions)
+    except FileNotFoundError as error:  # a class without files, among others
+        message = f"cannot read {folder}: {str(error).split('. ')[0]}"
+        help = f"each class has a folder of its own, with {noun} in it: {', '.join(extensions)}"
+        raise SpecError([Diagnostic("E601", message, span, help)]) from None
+    except OSError as error:
+        message = f"cannot read {folder}: {error}"
+        raise SpecError([Diagnostic("E601", message, span)]) from None
 
 
 def _lack(name: str, here: DatasetFolder, other: str, there: DatasetFolder) -> str:

@@ -23,7 +23,8 @@ from archspec.spec import ARCHITECTURE, Spec
 from runners.files import replacing, write_json, write_text
 from runners.tasks import METRICS
 
-NEW_ONE = "choose another folder with --output, or remove this one"
+ANOTHER = "choose another folder with --output"
+NEW_ONE = f"{ANOTHER}, or remove this one"
 PACKAGES = ("archspec-reversible", "torch", "torchvision")
 MOST_SHOWN = 3
 """So many differences of two specs are named."""
@@ -157,6 +158,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def classes(self) -> Path:
+        """The names of the classes, in the order of their labels, where the data have names."""
+        return self.path / "classes.json"
+
+    @property
     def unreadable(self) -> Path:
         """Files of the data set that were passed over, and why; not there where none was."""
         return self.path / "unreadable.json"
@@ -194,7 +200,7 @@ def opened(folder: RunFolder, loaded: Loaded, who: Identity) -> Iterator[None]:
     except Timeout:
         raise _refusal(f"another process is training in {folder.path}", "") from None
     except OSError as error:
-        raise _refusal(f"cannot write in {folder.path}: {error.strerror}", NEW_ONE) from None
+        raise _refusal(f"cannot write in {folder.path}: {error.strerror}", ANOTHER) from None
     try:
         _refuse_others(folder, who)
         if not folder.run.is_file():
@@ -264,13 +270,13 @@ def version_of(package: str) -> str:
 
 def _refuse_others(folder: RunFolder, who: Identity) -> None:
     if folder.path.exists() and not folder.path.is_dir():
-        raise _refusal(f"{folder.path} is a file", NEW_ONE)
+        raise _refusal(f"{folder.path} is a file", ANOTHER)
     if not folder.run.is_file():
         # A process killed at the very start leaves hidden files behind.
         entries = folder.path.iterdir() if folder.path.is_dir() else ()
         strange = sorted(e.name for e in entries if not e.name.startswith("."))
         if strange:
-            raise _refusal(f"{folder.path} is no run and holds {strange[0]}", NEW_ONE)
+            raise _refusal(f"{folder.path} is no run and holds {strange[0]}", ANOTHER)
         return
     try:
         theirs = json.loads(folder.run.read_text(encoding="utf-8"))["spec_hash"]

@@ -110,7 +110,8 @@ class FileImages:
                 unreadable[path] = (str(error) or type(error).__name__).replace(f" {path!r}", "")
         if unreadable and self.strict:
             path, why = next(iter(unreadable.items()))
-            raise TrainingError(f"cannot read the {self.noun} {path}: {why}")
+            cure = "mend or remove it and give the command again, or leave out data's `strict`"
+            raise TrainingError(f"cannot read the {self.noun} {path}: {why}; {cure}")
         inputs = torch.stack(images) if images else torch.empty(0)
         return inputs, self.labels[kept], unreadable
 

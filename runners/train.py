@@ -23,6 +23,7 @@ from runners.data import open_data
 from runners.devices import device_name, matrix_precision, open_fabric
 from runners.drift_log import drift_scalars
 from runners.errors import TrainingError, TrainingStopped
+from runners.files import write_json
 from runners.layout import channels_last_where_it_pays
 from runners.loop import Step, evaluate, train_epoch
 from runners.parts import set_up
@@ -76,6 +77,8 @@ def train(
     model = start(loaded, recipe, task, folder, fabric)
     plan(loaded, model, recipe, fabric, quiet)
     with _folder(folder, loaded, who, fabric), matrix_precision(recipe), asked_to_end() as asked:
+        if fabric.is_global_zero and data.classes and not folder.classes.is_file():
+            write_json(folder.classes, list(data.classes))
         parts = set_up(fabric, model, recipe)
         unreadable = passed_over(folder.unreadable, fabric.is_global_zero)
         run = Run(folder, who, recipe, task, data.on(fabric.device), parts, unreadable, asked)
@@ -281,8 +284,8 @@ def glance(run: Run, epoch: int, score: Score) -> Glance:
 
 
 def all_unreadable(run: Run) -> None:
-    """Let the first process know, and write, which files the others could not read."""
-    run.unreadable.with_those_of(of_all(run.unreadable.known, run.parts.fabric)[1:])
+    """Let all processes know, and the first one write, which files any could not read."""
+    run.unreadable.with_those_of(of_all(run.unreadable.known, run.parts.fabric))
 
 
 def report(

@@ -16,7 +16,10 @@ from archspec.cli.training import device as device_option
 from archspec.cli.training import told
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from archspec.study import Study
+    from runners.comparison.arms import Arm
 
 
 @click.command("compare")
@@ -91,6 +94,7 @@ def command(
     from runners.comparison.report import report
     from runners.comparison.study import run_study
 
+    _check_targets(study, arms)
     if not alone():
         raise click.UsageError("a comparison trains in one process, and not with torchrun")
     check_same_test(arms)
@@ -112,6 +116,15 @@ def command(
         click.echo(json.dumps(found.as_dict()))
     if not any(row.runs for row in found.rows):
         raise SystemExit(1)
+
+
+def _check_targets(study: Study, arms: Sequence[Arm]) -> None:
+    """Accuracies are shares. Raises `click.UsageError`."""
+    for target in study.targets:
+        of_classes = all("classes" in arm.loaded.spec.task.sizes for arm in arms)
+        if of_classes and not 0 < target <= 1:
+            hint = f"; {target:g}% is {target / 100:g}" if 1 < target <= 100 else ""
+            raise click.UsageError(f"an accuracy is from 0 to 1, and the target {target:g}{hint}")
 
 
 def _tell(line: str) -> None:

@@ -95,7 +95,7 @@ def open_arms(
     study: Study, sweeps: Sequence[Sweep] = (), allow_modules: Sequence[str] = ()
 ) -> tuple[Arm, ...]:
     """Every spec of a study with every combination of a sweep's values. Raises `SpecError`."""
-    arms = [arm for entrant in study.entrants for arm in _swept(entrant, sweeps, allow_modules)]
+    arms = [arm for entrant in study.entrants for arm in _arms_of(entrant, sweeps, allow_modules)]
     _check_swept(sweeps, arms)
     if len(arms) > MAX_ARMS:
         raise SpecError([Diagnostic("E503", f"{len(arms)} networks; at most {MAX_ARMS}")])
@@ -122,6 +122,13 @@ def baseline_of(study: Study, arms: Sequence[Arm]) -> Arm:
             return arm
     help = nearest(wanted, [arm.label for arm in arms])
     raise SpecError([Diagnostic("E503", f"there is no `{wanted}` to compare with", None, help)])
+
+
+def _arms_of(entrant: Entrant, sweeps: Sequence[Sweep], allow_modules: Sequence[str]) -> list[Arm]:
+    try:
+        return list(_swept(entrant, sweeps, allow_modules))
+    except SpecError as error:
+        raise SpecError(map(entrant.as_written, error.diagnostics)) from None
 
 
 def _swept(
@@ -167,7 +174,20 @@ def _check_swept(sweeps: Sequence[Sweep], arms: Sequence[Arm]) -> None:
     for sweep in sweeps:
         if not any(_places(arm.loaded, sweep.path) for arm in arms):
             message = f"none of these specs has {sweep.path}, which is swept"
-            raise SpecError([Diagnostic("E503", message)])
+            span = Span(Source("--sweep", sweep.text), 0, 0, len(sweep.path))
+            raise SpecError([Diagnostic("E503", message, span, _sweepable(sweep, arms))])
+
+
+def _sweepable(sweep: Sweep, arms: Sequence[Arm]) -> str:
+    """A help text with what could have been meant."""
+    specs = [arm.loaded.spec for arm in arms]
+    first, _, name = sweep.path.partition(".")
+    if first == "constants":
+        known = {n for spec in specs for stage in spec.stages.values() for n in stage.constants}
+        return nearest(name, known) or "they have no constants"
+    if first == "stages":
+        return nearest(name.split(".")[0], {name for spec in specs for name in spec.stages})
+    return nearest(first, ["constants", *type(specs[0]).model_fields])
 
 
 def _trainable(

@@ -15,6 +15,7 @@ def check_report(arms: Sequence[Arm], seeds: int, baseline: Arm, folder: Path) -
     """Refuse a folder whose report has what a new one would leave out. Raises `SpecError`."""
     path = folder / "report.json"
     if not path.is_file():
+        _refuse_others(folder)
         return
     help = "choose another folder with --output, or remove this file; the folder's runs stay"
     try:
@@ -26,6 +27,15 @@ def check_report(arms: Sequence[Arm], seeds: int, baseline: Arm, folder: Path) -
     if lost:
         message = f"{path} has what the new report would not: {', '.join(lost)}"
         raise SpecError([Diagnostic("E604", message, None, f"ask for that too, {help}")])
+
+
+def _refuse_others(folder: Path) -> None:
+    """A study is written into a folder of its own."""
+    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    strange = [name for name in there if not name.startswith(".")]
+    if strange and "runs" not in strange:
+        message = f"{folder} is no study and holds {strange[0]}"
+        raise SpecError([Diagnostic("E604", message, None, "choose another folder with --output")])
 
 
 def _lost(found: dict[str, Any], arms: Sequence[Arm], seeds: int, baseline: Arm) -> Iterator[str]:

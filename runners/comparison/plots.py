@@ -10,7 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from runners.comparison.report import Report, Row
 from runners.comparison.statistics import estimate
@@ -69,6 +69,8 @@ def _curves(axes: Axes, report: Report, *, against_seconds: bool) -> None:
         high = [e.mean if e.high is None else e.high for e in seen]
         axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xlabel("seconds, validation counted" if against_seconds else "epochs")
+    if not against_seconds:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"validation {report.metric}")
     _finish(axes, report)
 

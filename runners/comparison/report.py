@@ -60,6 +60,8 @@ class Row:
     spec: str
     family: str | None
     settings: tuple[str, ...]
+    data: str
+    """The data set."""
     note: str
     costs: Costs
     batch: int
@@ -160,6 +162,7 @@ def _row(
         spec=arm.loaded.spec.name,
         family=family_of(arm.loaded.spec),
         settings=arm.settings,
+        data=arm.loaded.spec.data.kind if arm.loaded.spec.data else "",
         note=arm.note,
         costs=one.costs,
         batch=one.recipe.batch,

@@ -25,7 +25,17 @@ class Table:
 
 def tables(report: Report) -> tuple[Table, ...]:
     """All tables of a report."""
-    return (_results(report), _speed(report), _costs(report))
+    return (_results(report), _speed(report), _costs(report), _networks(report))
+
+
+def _networks(report: Report) -> Table:
+    return Table(
+        "Networks",
+        ("network", "spec", "data", "settings"),
+        tuple(
+            (row.label, row.spec, row.data, ", ".join(row.settings) or NONE) for row in report.rows
+        ),
+    )
 
 
 def _results(report: Report) -> Table:

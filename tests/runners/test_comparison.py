@@ -213,6 +213,32 @@ def test_one_folder_however_it_is_spelt(tmp_path: Path, monkeypatch: pytest.Monk
 # The report that is there -------------------------------------------------------------------------
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    arms = open_arms(study("vit_digits"))
+    (tmp_path / "train").mkdir()
+    with pytest.raises(SpecError, match=r"E604.* is no study and holds train"):
+        check_report(arms, 3, arms[0], tmp_path)
+    (tmp_path / "runs").mkdir()  # of a study that was stopped
+    check_report(arms, 3, arms[0], tmp_path)
+
+
+def test_a_mistake_in_a_study_is_told_where_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "archspec: 1\nstudy: mine\nset: [train.epochs=2, train.epoch=4]\nspecs: {a: vit_digits}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(SpecError, match=r"mine\.yaml:3:23: error\[E103\] unknown key `epoch`"):
+        open_arms(load_study(path))
+    path.write_text(
+        "archspec: 1\nstudy: mine\n"
+        "specs:\n  a: {spec: momrev_vit_digits, set: [stages.trunk.constants.gama=0.5]}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(SpecError, match=r"mine\.yaml:4:38: error\[E\d+\].*gama"):
+        open_arms(load_study(path))
+
+
 def test_a_report_is_replaced_only_by_one_that_has_all_of_it(tmp_path: Path) -> None:
     arms = open_arms(study("vit_digits", "rev_vit_digits"))
     check_report(arms, 3, arms[0], tmp_path)

@@ -178,6 +178,29 @@ def test_a_folder_of_images(runs: Path, folder: Path) -> None:
     assert other.score.loss != found.score.loss
 
 
+def test_a_test_needs_nothing_to_train_on(runs: Path, folder: Path) -> None:
+    trained = open_trained(runs / "momentum")
+    whole = evaluate_run(trained, data=str(folder), device="cpu")
+    shutil.rmtree(folder / "train")
+    alone = evaluate_run(trained, data=str(folder), device="cpu")
+    assert (alone.score.loss, alone.class_names) == (whole.score.loss, whole.class_names)
+    with pytest.raises(SpecError, match=r"E601.* there is no folder .*train"):
+        evaluate_run(trained, part="validation", data=str(folder), device="cpu")
+
+
+def test_other_classes_are_warned_of(
+    runs: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(runs / "momentum", tmp_path / "run")
+    trained = open_trained(tmp_path / "run")
+    names = [*map(str, range(10))]
+    for known, warned in ((names, False), ([*names[:9], "ten"], True)):
+        (tmp_path / "run" / "classes.json").write_text(json.dumps(known), encoding="utf-8")
+        caplog.clear()
+        evaluate_run(trained, data=str(folder), device="cpu")
+        assert ("was trained on 0, 1, 2" in caplog.text) == warned
+
+
 def test_a_folder_is_read_as_that_of_the_run_was() -> None:
     content = {**load("rev_mvit_b_video").spec.model_dump(mode="json", exclude_unset=True)}
     content["data"] = {

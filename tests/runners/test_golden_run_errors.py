@@ -99,7 +99,7 @@ spec.yaml:12:1: error[E602] Lasso problems, 2 of 2 taken together, are not solve
         "cpu",
         """\
 error[E604] run is no run and holds notes.txt
-  help: choose another folder with --output, or remove this one""",
+  help: choose another folder with --output""",
     ),
     "no data set named": (
         "data: digits\n",
