@@ -83,7 +83,7 @@ class Ledger(LiveBytes):  # type: ignore[no-untyped-call]
         """Within the block, what the graph saves is known."""
 
         def pack(tensor: Tensor) -> Saved:
-            kept = Saved(tensor)
+            kept = Saved(tensor.detach())  # a result would hold the function that it is saved by
             self.saved.add(kept)
             return kept
 

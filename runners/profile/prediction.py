@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,6 +33,8 @@ class Forecast:
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         with self.fake:
             self.network.to_empty(device="cpu")
+        for stage in self.network.stages:  # as they are at the end of training
+            stage.facts = replace(stage.facts, invertible_from=0.0)
 
     def use(self, recipe: Train, schedule: Way) -> Use:
         """What a step of a recipe uses. Raises `CannotPredictError`."""

@@ -154,6 +154,7 @@ def _measured(
     """The rows with what is measured. A schedule that needs more memory than there is has none."""
     torch.manual_seed(recipe.seed)
     network = Network(plan).to(asked.device)
+    network.set_progress(1.0)  # from which on all that can be reversed is
     found, fitting = [], []
     for schedule, row in zip(schedules, rows, strict=True):
         schedule.apply(network)

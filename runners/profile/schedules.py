@@ -34,9 +34,15 @@ class Schedule:
                 stage.set_backward(strategy)
                 continue
             calls = calls_of(stage)
-            every = round(math.sqrt(stage.facts.depth)) if self.root else None
-            stage.set_backward(strategy, every=every, stored=min(left, calls))
+            stage.set_backward(
+                strategy, every=self._every(stage, strategy), stored=min(left, calls)
+            )
             left -= min(left, calls)
+
+    def _every(self, stage: BaseStage, strategy: str) -> int | None:
+        if strategy != "checkpoint":
+            return None
+        return round(math.sqrt(stage.facts.depth)) if self.root else 1
 
 
 STORE = Schedule("stored", "store")

@@ -77,7 +77,10 @@ def test_a_batch_in_parts_takes_less() -> None:
     assert parts.shares.saved < 0.3 * whole.shares.saved
 
 
-@pytest.mark.parametrize("name", [*SPECS, "bdia_vit_digits", "anode_resnet10_cifar10_rk4"])
+@pytest.mark.parametrize(
+    "name",
+    [*SPECS, "bdia_vit_digits", "anode_resnet10_cifar10_revolve", "momrev_vit_cifar10_scheduled"],
+)
 def test_a_gpu_is_predicted_without_one(name: str) -> None:
     """Autocast's rules are CUDA's, in replays too, and kernels have their workspace."""
     plan = resolve(load(name))
@@ -86,6 +89,16 @@ def test_a_gpu_is_predicted_without_one(name: str) -> None:
         taken = recipe(precision="bf16")
         extra = on_gpu.use(taken, schedule).peak - here.use(taken, schedule).peak
         assert 32 * 2**20 <= extra < 40 * 2**20
+
+
+def test_a_stage_that_is_reversed_later_is_predicted_as_at_the_end() -> None:
+    settings = (
+        "stages.trunk.constants.gamma=0.9*(1 - (1 - progress)**4)",
+        "stages.trunk.backward={reversible: {from: 0.3}}",
+    )
+    late, always = (resolve(load("momrev_vit_digits", s)) for s in (settings, ()))
+    first, other = (Forecast(p, "cpu").use(recipe(), REVERSIBLE).peak for p in (late, always))
+    assert first == pytest.approx(other, rel=0.05)
 
 
 def test_nothing_is_left_of_a_forecast(tmp_path: Path) -> None:
