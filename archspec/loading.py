@@ -8,12 +8,15 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel
 
+from archspec.data import AnyData
 from archspec.diagnostics import MAX_SHOWN, Diagnostic, Source, Span, SpecError, nearest
 from archspec.dumping import dump, node_of
 from archspec.merging import merge
+from archspec.onekey import kinds_of
 from archspec.spec import FILE_NAME, Coupling, Recipe, Spec, Stage
 from archspec.tree import MAX_CHARACTERS, MAX_NODES, Node, read
 from archspec.validation import validate
@@ -25,6 +28,10 @@ PROGRAM = ("streams", "constants", "update", "output")
 """The keys of a coupling that a stage takes over."""
 _FIRST = re.compile(r"([^=]*\.coupling|recipe)\s*=")
 """Settings that clear what others change."""
+_NOT_AUGMENTED = {
+    kind for m in get_args(AnyData) if "augment" not in m.model_fields for kind in kinds_of(m)
+}
+"""Data sets that no recipe's augmentation is for."""
 _STAND_IN = read("{streams: {x: input}, update: [x = x], output: x}", "<stand-in>")
 """The program of a coupling that cannot be read: the rest of its stage is still validated."""
 
@@ -294,18 +301,23 @@ def _with_recipe(tree: Node, folder: Path, files: _Files) -> Node:
     if own is not None and own.value is None:  # no training, whatever the recipe
         return tree
     merged = merge(recipe, tree)
-    return _augmented(merged, file)
+    return _augmented(merged, file, named)
 
 
-def _augmented(tree: Node, recipe: Node) -> Node:
-    """With the recipe's augmentation, where the data has none of its own."""
+def _augmented(tree: Node, recipe: Node, named: Node) -> Node:
+    """With the recipe's augmentation, where the data has none of its own. Raises `SpecError` at
+    the recipe's name for data that takes none."""
     augment, data = recipe.map.get("augment"), tree.map.get("data")
-    if augment is None or data is None:
+    if augment is None or not augment.value or data is None:
         return tree
     if isinstance(data.value, str):
         data = Node({data.value: Node({}, data.span)}, data.span, {data.value: data.span})
     for kind, content in data.map.items():
         takes = content.value is None or isinstance(content.value, dict)
+        if kind in _NOT_AUGMENTED and "augment" not in content.map:
+            message = f"the recipe {named.value} has `augment`, but {kind} data takes none"
+            help = "name a recipe without it, or write `recipe: null` and all of `train`"
+            raise SpecError([Diagnostic("E107", message, named.span, help)])
         if takes and "augment" not in content.map:
             entries = Node(content.map, content.span, content.keys)
             with_it = entries.with_entry("augment", augment, recipe.keys["augment"])

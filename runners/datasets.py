@@ -255,7 +255,11 @@ def _imagenet(loaded: Loaded, entry: data.ImageNet, sizes: tuple[int, ...]) -> D
         raise SpecError([Diagnostic("E601", message, span, help)]) from None
     _, height, width = sizes
     plain = plain_image((height, width), entry.centre)
-    return _files(loaded, entry, Splits(train, test, None), plain, IMAGENET_STATISTICS)
+    statistics = IMAGENET_STATISTICS
+    if sizes[0] == 1:
+        mean, std = (sum(values) / len(values) for values in statistics)
+        statistics = ((mean,), (std,))
+    return _files(loaded, entry, Splits(train, test, None), plain, statistics)
 
 
 def _image_folder(

@@ -16,6 +16,7 @@ from archspec.maps import AnyMap
 from archspec.onekey import kinds_of
 from archspec.spec import AnyInput
 from archspec.training import AnyOptimizer, AnyTask
+from runners.other_data import STATISTICS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "language.md").read_text(encoding="utf-8")
 KINDS = [
@@ -39,6 +40,13 @@ def test_every_layer_has_its_row_with_its_settings(model: type) -> None:
     for name in model.model_fields:
         if name not in ("kind", "by", "embedding", "rate"):
             assert any(f"`{name}`" in row or "the same" in row for row in rows), (kind, name)
+
+
+@pytest.mark.parametrize("kind", STATISTICS)
+def test_what_images_are_normalised_by_is_quoted(kind: str) -> None:
+    mean, std = (v[0] if len(v) == 1 else v for v in STATISTICS[kind])
+    assert f"{mean} and {std}" in PAGE
+    assert f"`{kind}` {mean} and {std}" in PAGE or kind == "imagenet"  # that has those of folders
 
 
 def test_the_recipe_of_the_page_trains(tmp_path: Path) -> None:

@@ -126,6 +126,30 @@ def test_a_recipe_beside_the_spec_comes_first(tmp_path: Path) -> None:
     assert loaded.spec.train.batch == 2
 
 
+SPARSE = {
+    "input": {"features": [4]},
+    "stem": [],
+    "head": [{"linear": "codes"}],
+    "task": {"sparse_code": 8},
+    "data": "sparse_codes",
+}
+
+
+def test_data_that_takes_no_augmentation_has_a_way_out(tmp_path: Path) -> None:
+    """That of the help: a recipe without it, or none and all of `train`."""
+    text = refusal(spec(recipe="revnet_cifar", **SPARSE))
+    assert "the recipe revnet_cifar has `augment`, but sparse_codes data takes none" in text
+    train = {"epochs": 1, "batch": 2, "learning_rate": 3}
+    assert load(spec(recipe=None, train=train, **SPARSE)).spec.train is not None
+    (tmp_path / "recipes").mkdir()
+    recipe = f"archspec: 1\nrecipe: plain\nsummary: x\naugment: []\ntrain: {train}\n"
+    (tmp_path / "recipes" / "plain.yaml").write_text(recipe.replace("'", ""), encoding="utf-8")
+    child = tmp_path / "child.yaml"
+    text = "archspec: 1\nname: child\nsummary: x\nextends: lista\nrecipe: plain\n"
+    child.write_text(text, encoding="utf-8")
+    assert load(child).spec.train == load(spec(train=train, **SPARSE)).spec.train
+
+
 def refusal(content: dict[str, Any], *settings: str) -> str:
     with pytest.raises(SpecError) as caught:
         load(content, settings)

@@ -51,6 +51,18 @@ spec.yaml:11:1: error[E602] digits has 10 classes, and the task 7
        | ^^^^
   help: write `task: {classify: 10}`, or --set task.classify.classes=10""",
     ),
+    "a crop past the image": (
+        "data: digits",
+        "data: {digits: {augment: [horizontal_flip, random_crop: 8]}}",
+        "",
+        "",
+        "cpu",
+        """\
+spec.yaml:12:44: error[E602] a padding of 8 is no less than a side of the images, 8
+    12 | data: {digits: {augment: [horizontal_flip, random_crop: 8]}}
+       |                                            ^^^^^^^^^^^^^^
+  help: write the pixels: random_crop: 4""",
+    ),
     "no such device": (
         "",
         "",
