@@ -94,18 +94,19 @@ class Ledger(LiveBytes):  # type: ignore[no-untyped-call]
             yield
 
 
+def peak_of(ledger: Ledger, step: Callable[[], None]) -> int:
+    """The peak of a training step, which is found in one that is taken."""
+    ledger.restart()
+    with ledger.keeping_track():
+        step()
+    return ledger.peak
+
+
 def used(ledger: Ledger, step: Callable[[], None]) -> Use:
-    """What a training step uses. It is taken three times: the first makes the gradients and the
-    optimizer's state, the second finds the peak, and the third looks there."""
-    step()
-    ledger.restart()
-    with ledger.keeping_track():
-        step()
-    peak, steady, at = ledger.peak, ledger.now, ledger.peak_at
-    ledger.restart()
-    ledger.look_at = at
-    with ledger.keeping_track():
-        step()
+    """What a training step uses. It is taken twice: to find the peak, and to look there."""
+    peak = peak_of(ledger, step)
+    steady, ledger.look_at = ledger.now, ledger.peak_at
+    peak_of(ledger, step)
     ledger.look_at = None
     return Use(peak, steady, ledger.shares)
 

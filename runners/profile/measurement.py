@@ -36,9 +36,9 @@ def memory_use(network: Network, recipe: Train, device: torch.device) -> Use:
     """What a step uses: on a GPU by its allocator, elsewhere by live tensors. Raises
     `torch.OutOfMemoryError`."""
     step = TrainingStep(network, recipe, device)
-    ledger = Ledger(network, step.optimizer)
-    with ledger:
-        ledger.hold([*network.parameters(), *network.buffers()])
+    step()  # which makes the optimizer's state
+    with Ledger(network, step.optimizer) as ledger:
+        ledger.hold(step.held())
         found = used(ledger, step)
     if device.type != "cuda":
         return found

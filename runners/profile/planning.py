@@ -53,7 +53,7 @@ def plan_within_budget(
     share = recipe.model_copy(update={"batch": max(1, recipe.batch // processes)})
 
     def peak(stored: int) -> int:
-        return forecast.use(share, Planned(stored)).peak
+        return forecast.peak(share, Planned(stored))
 
     try:
         stored = most_stored(peak, calls, budget)
@@ -84,12 +84,12 @@ def _the_budget(loaded: Loaded, network: Network) -> int:
 
 
 def _too_much(loaded: Loaded, forecast: Forecast, recipe: Train, budget: int) -> Diagnostic:
-    least = forecast.use(recipe, Planned()).peak
+    least = forecast.peak(recipe, Planned())
     message = (
         f"a training step at a batch of {recipe.batch} takes {size_text(least)} with nothing "
         f"stored, and the budget is {size_text(budget)}"
     )
-    most = largest_batch(lambda each: forecast.use(each, Planned()).peak, recipe, budget)
+    most = largest_batch(lambda each: forecast.peak(each, Planned()), recipe, budget)
     if most:
         help = f"a batch of {most} fits: --set train.batch={most}, or train.accumulate"
     else:

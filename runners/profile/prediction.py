@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
 
 from archspec.training import Train
 from compiler.network import Network
 from compiler.plan import NetworkPlan
 from runners.profile.cuda_rules import AutocastAsOnCuda, CudaLedger
-from runners.profile.ledger import Ledger, Use, used
+from runners.profile.ledger import Ledger, Use, peak_of, used
 from runners.profile.schedules import Way
 from runners.profile.step import TrainingStep
 
@@ -30,6 +32,7 @@ class Forecast:
         self.kind = kind
         with torch.device("meta"):
             self.network = Network(plan)
+        self._optimizers: dict[Train, Optimizer] = {}
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         with self.fake:
             self.network.to_empty(device="cpu")
@@ -38,6 +41,17 @@ class Forecast:
 
     def use(self, recipe: Train, schedule: Way) -> Use:
         """What a step of a recipe uses. Raises `CannotPredictError`."""
+        with self._taking(recipe, schedule) as (ledger, step):
+            return used(ledger, step)
+
+    def peak(self, recipe: Train, schedule: Way) -> int:
+        """The peak of a step alone, which takes half the time. Raises `CannotPredictError`."""
+        with self._taking(recipe, schedule) as (ledger, step):
+            return peak_of(ledger, step)
+
+    @contextmanager
+    def _taking(self, recipe: Train, schedule: Way) -> Iterator[tuple[Ledger, TrainingStep]]:
+        """A step to be taken, under a ledger that has counted what there is before it."""
         schedule.apply(self.network)
         try:
             with ExitStack() as stack:
@@ -45,12 +59,21 @@ class Forecast:
                 stack.enter_context(torch.random.fork_rng(devices=[]))
                 if self.kind == "cuda":
                     stack.enter_context(AutocastAsOnCuda())
-                step = TrainingStep(self.network, recipe, CPU)
+                step = TrainingStep(self.network, recipe, CPU, self._optimizer(recipe))
                 kind = CudaLedger if self.kind == "cuda" else Ledger
                 ledger = stack.enter_context(kind(self.network, step.optimizer))
-                ledger.hold([*self.network.parameters(), *self.network.buffers()])
-                return used(ledger, step)
+                ledger.hold(step.held())
+                yield ledger, step
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise CannotPredictError(str(error).splitlines()[0]) from error
         finally:
             self.network.zero_grad()
+
+    def _optimizer(self, recipe: Train) -> Optimizer:
+        """The optimizer of a recipe with its state, which a first step makes."""
+        key = recipe.model_copy(update={"batch": 2, "accumulate": 1})
+        if key not in self._optimizers:
+            step = TrainingStep(self.network, key, CPU)
+            step()
+            self._optimizers[key] = step.optimizer
+        return self._optimizers[key]

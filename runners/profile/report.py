@@ -112,7 +112,7 @@ def _planned(
     calls = all_calls(forecast.network.stages)
 
     def peak(stored: int) -> int:
-        return forecast.use(recipe, replace(frugal, stored=stored)).peak
+        return forecast.peak(recipe, replace(frugal, stored=stored))
 
     try:
         stored = most_stored(peak, calls, asked.budget)
@@ -129,8 +129,8 @@ def _predicted(
     row = Row(name, depth, schedule.name, recipe.batch, None)
     twice = recipe.model_copy(update={"batch": 2 * recipe.batch})
     try:
-        use, more = forecast.use(recipe, schedule), forecast.use(twice, schedule)
-        slope = (more.peak - use.peak) / recipe.batch
+        use = forecast.use(recipe, schedule)
+        slope = (forecast.peak(twice, schedule) - use.peak) / recipe.batch
         row = replace(row, predicted=use, per_sample=slope)
         if asked.budget is None or schedule.stored:
             return row
@@ -141,7 +141,7 @@ def _predicted(
 
 
 def _peak(forecast: Forecast, schedule: Schedule) -> Callable[[Train], int]:
-    return lambda recipe: forecast.use(recipe, schedule).peak
+    return lambda recipe: forecast.peak(recipe, schedule)
 
 
 def _measured(

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from archspec.training import Train
 from compiler.network import Network
@@ -18,9 +19,15 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class TrainingStep:
     """Forward, backward and the optimizer's step, one by one or all together."""
 
-    def __init__(self, network: Network, recipe: Train, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: Network,
+        recipe: Train,
+        device: torch.device,
+        optimizer: Optimizer | None = None,
+    ) -> None:
         self.network, self.recipe, self.device = network.train(), recipe, device
-        self.optimizer = build_optimizer(network, recipe)
+        self.optimizer = optimizer or build_optimizer(network, recipe)
         # Of several parts of a batch the second one is taken beside the first one's gradients.
         self.parts = min(recipe.accumulate, 2)
         self.samples = math.ceil(recipe.batch / recipe.accumulate)
@@ -32,6 +39,12 @@ class TrainingStep:
             self.backward(self.forward(inputs, side))
         del inputs, side
         self.update()
+
+    def held(self) -> list[Tensor]:
+        """What there is between steps: parameters, buffers, the optimizer's state."""
+        state = (s for kept in self.optimizer.state.values() for s in kept.values())
+        tensors = [s for s in state if isinstance(s, Tensor)]
+        return [*self.network.parameters(), *self.network.buffers(), *tensors]
 
     def inputs(self) -> tuple[Tensor, dict[str, Tensor]]:
         """A part of a batch."""
