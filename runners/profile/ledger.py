@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
@@ -23,7 +23,7 @@ class Shares:
     """Bytes, by what they are for."""
 
     parameters: int = 0
-    """And buffers."""
+    """And buffers, and an average of both where training keeps one."""
     gradients: int = 0
     """Of parameters."""
     optimizer: int = 0
@@ -66,9 +66,11 @@ class Saved:
 class Ledger(LiveBytes):  # type: ignore[no-untyped-call]
     """Live bytes, of which `shares` tells the parts after the operation `look_at`."""
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, copies: Sequence[Tensor] = ()
+    ) -> None:
         super().__init__()
-        self.network, self.optimizer = network, optimizer
+        self.network, self.optimizer, self.copies = network, optimizer, copies
         self.saved: weakref.WeakSet[Saved] = weakref.WeakSet()
         self.look_at: int | None = None
         self.shares = Shares()
@@ -122,7 +124,7 @@ def shares(sizes: dict[int, int], ledger: Ledger) -> Shares:
     tapes = [found for found in gc.get_objects() if issubclass(type(found), Tape)]
     state = [s for kept in ledger.optimizer.state.values() for s in kept.values()]
     return Shares(
-        parameters=taken([*network.parameters(), *network.buffers()]),
+        parameters=taken([*network.parameters(), *network.buffers(), *ledger.copies]),
         gradients=taken(p.grad for p in network.parameters() if p.grad is not None),
         optimizer=taken(s for s in state if isinstance(s, Tensor)),
         information=taken(t for tape in tapes for t in _information(tape)),

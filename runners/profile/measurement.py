@@ -37,7 +37,7 @@ def memory_use(network: Network, recipe: Train, device: torch.device) -> Use:
     `torch.OutOfMemoryError`."""
     step = TrainingStep(network, recipe, device)
     step()  # which makes the optimizer's state
-    with Ledger(network, step.optimizer) as ledger:
+    with Ledger(network, step.optimizer, step.average) as ledger:
         ledger.hold(step.held())
         found = used(ledger, step)
     if device.type != "cuda":

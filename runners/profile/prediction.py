@@ -61,7 +61,7 @@ class Forecast:
                     stack.enter_context(AutocastAsOnCuda())
                 step = TrainingStep(self.network, recipe, CPU, self._optimizer(recipe))
                 kind = CudaLedger if self.kind == "cuda" else Ledger
-                ledger = stack.enter_context(kind(self.network, step.optimizer))
+                ledger = stack.enter_context(kind(self.network, step.optimizer, step.average))
                 ledger.hold(step.held())
                 yield ledger, step
         except (RuntimeError, NotImplementedError, TypeError) as error:

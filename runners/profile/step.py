@@ -28,6 +28,8 @@ class TrainingStep:
     ) -> None:
         self.network, self.recipe, self.device = network.train(), recipe, device
         self.optimizer = optimizer or build_optimizer(network, recipe)
+        averaged = [*network.parameters(), *network.buffers()] if recipe.ema else []
+        self.average = [tensor.detach().clone() for tensor in averaged]
         # Of several parts of a batch the second one is taken beside the first one's gradients.
         self.parts = min(recipe.accumulate, 2)
         self.samples = math.ceil(recipe.batch / recipe.accumulate)
@@ -41,10 +43,10 @@ class TrainingStep:
         self.update()
 
     def held(self) -> list[Tensor]:
-        """What there is between steps: parameters, buffers, the optimizer's state."""
+        """What there is between steps: parameters, buffers, their average, optimizer state."""
         state = (s for kept in self.optimizer.state.values() for s in kept.values())
         tensors = [s for s in state if isinstance(s, Tensor)]
-        return [*self.network.parameters(), *self.network.buffers(), *tensors]
+        return [*self.network.parameters(), *self.network.buffers(), *self.average, *tensors]
 
     def inputs(self) -> tuple[Tensor, dict[str, Tensor]]:
         """A part of a batch."""

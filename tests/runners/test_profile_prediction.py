@@ -70,6 +70,14 @@ def test_shares_of_a_reversible_step() -> None:
     assert use.peak < part.peak < stored.peak
 
 
+def test_an_average_of_the_weights_is_held_too() -> None:
+    plan = resolve(load("vit_digits"))
+    forecast = Forecast(plan, "cpu")
+    plain, averaged = (forecast.use(recipe(ema=ema), STORE) for ema in (None, 0.99))
+    assert averaged.shares.parameters == 2 * plain.shares.parameters
+    assert averaged.peak == plain.peak + plain.shares.parameters
+
+
 def test_a_batch_in_parts_takes_less() -> None:
     plan = resolve(load("vit_digits"))
     forecast = Forecast(plan, "cpu")
