@@ -136,7 +136,8 @@ Constant = Annotated[
 ]
 
 
-Stored = Annotated[int, Field(ge=0, le=2**20)]
+Calls = Annotated[int, Field(ge=0, le=2**20)]
+"""How many calls of functions, the last ones of a stage."""
 
 
 class ReversibleBackward(Kind):
@@ -147,8 +148,11 @@ class ReversibleBackward(Kind):
     since: float = Field(0.0, alias="from", ge=0, le=1)
     """The progress of training from which on, for coefficients that read `progress`; until then
     the stage is checkpointed, and its program needs no inverse."""
-    stored: Stored = 0
+    stored: Calls = 0
     """How many calls of functions, the last ones, store their activations instead."""
+    results: Calls = 0
+    """How many calls of functions, the last ones, keep their results, which spares their replays
+    the last layer."""
 
 
 class CheckpointBackward(Kind):
@@ -160,8 +164,11 @@ class CheckpointBackward(Kind):
     default."""
     slots: Annotated[int, Field(ge=1, le=MAX_DEPTH)] | None = None
     """Streams are kept before at most so many layers at any time, by the binomial schedule."""
-    stored: Stored = 0
+    stored: Calls = 0
     """How many calls of functions, the last ones, store their activations instead."""
+    results: Calls = 0
+    """How many calls of functions, the last ones, keep their results, which spares their replays
+    the last layer."""
 
     @model_validator(mode="after")
     def _one_schedule(self) -> CheckpointBackward:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compiler.base_stage import BaseStage
-from compiler.facts import check_checkpoints, check_progress, check_stored, check_strategy
+from compiler.facts import check_checkpoints, check_counts, check_progress, check_strategy
 from compiler.stage_inputs import check_side
 
 
@@ -70,17 +70,19 @@ class BaseNetwork(nn.Module):
         every: int | None = None,
         slots: int | None = None,
         stored: int | None = None,
+        results: int | None = None,
     ) -> Any:
         """Let every stage come by its activations in this way: "reversible", "checkpoint" or
-        "store". `every` and `slots` are a schedule for "checkpoint", and `stored` says how many
-        calls of each stage store their activations all the same, as `BaseStage.set_backward` has
-        them. Weights stay as they are. Raises ValueError where a stage cannot."""
+        "store". `every` and `slots` are a schedule for "checkpoint"; `stored` and `results` say
+        how many calls of each stage store their activations, or keep their results, all the same:
+        as `BaseStage.set_backward` has them. Weights stay as they are. Raises ValueError where
+        a stage cannot."""
         check_checkpoints(backward, every, slots)
-        check_stored(backward, stored)
+        check_counts(backward, stored, results)
         for stage in self.stages:
             check_strategy(backward, stage.facts)
         for stage in self.stages:
-            stage.set_backward(backward, every=every, slots=slots, stored=stored)
+            stage.set_backward(backward, every=every, slots=slots, stored=stored, results=results)
         return self
 
     def set_progress(self, progress: float) -> None:

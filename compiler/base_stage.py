@@ -30,8 +30,8 @@ from compiler.exact import Grid, check_range, ends_in, on_grid
 from compiler.facts import (
     Facts,
     check_checkpoints,
+    check_counts,
     check_progress,
-    check_stored,
     check_strategy,
 )
 from compiler.information import Information
@@ -67,6 +67,7 @@ class BaseStage(nn.Module):
         self._backward = backward
         self._checkpoints = facts.checkpoints
         self._stored = facts.stored
+        self._results = facts.results
         if facts.reads_progress:
             self.register_buffer("progress", torch.zeros(()))
 
@@ -106,6 +107,12 @@ class BaseStage(nn.Module):
         """How many of the last calls of functions store their activations all the same."""
         return self._stored
 
+    @property
+    def results(self) -> int:
+        """How many of the last calls of functions keep their results, those that are stored
+        counted."""
+        return self._results
+
     def set_backward(
         self,
         backward: str,
@@ -113,16 +120,19 @@ class BaseStage(nn.Module):
         every: int | None = None,
         slots: int | None = None,
         stored: int | None = None,
+        results: int | None = None,
     ) -> None:
         """As `backward = ...`, with a schedule for "checkpoint": streams kept before `every` so
         many layers, or, by the binomial schedule, before at most `slots` at any time; and with
-        `stored`, so many calls of functions, the last ones, whose activations are stored. What is
-        not given is the spec's. Raises ValueError."""
+        `stored`, so many calls of functions, the last ones, whose activations are stored; with
+        `results`, so many whose results are kept, which spares their replays the last layer. What
+        is not given is the spec's. Raises ValueError."""
         checkpoints = check_checkpoints(backward, every, slots)
-        check_stored(backward, stored)
+        check_counts(backward, stored, results)
         self.backward = backward
         self._checkpoints = checkpoints or self.facts.checkpoints
         self._stored = self.facts.stored if stored is None else stored
+        self._results = self.facts.results if results is None else results
 
     @property
     def has_inverse(self) -> bool:
@@ -332,7 +342,9 @@ class BaseStage(nn.Module):
             others: Callable[..., Values] = partial(run_reversible, every=self.facts.store_every)
         else:
             others = checkpointed(self._checkpoints)
-        return partial(run_storing, others=others, stored=self.stored) if self.stored else others
+        if self.stored:
+            return partial(run_storing, others=others, stored=self.stored, results=self.results)
+        return partial(others, results=self.results)
 
     def begin(self, name: str, *arguments: Tensor) -> Tensor:
         """The result of a function that a stream starts from. Unless activations are stored, its
@@ -347,8 +359,10 @@ class BaseStage(nn.Module):
         """Shown when the module is printed."""
         elements = sum(torch.Size(sizes).numel() for sizes in self.facts.streams.values())
         schedule = str(self.checkpoints) if self.backward == "checkpoint" else ""
-        stored = f"stored: {self.stored}" if self.stored and self.backward != "store" else ""
-        schedule = ", ".join(filter(None, (schedule, stored)))
+        counts = {"stored": self.stored, "results": self.results}
+        if self.backward != "store":
+            kept = (f"{name}: {number}" for name, number in counts.items() if number)
+            schedule = ", ".join(filter(None, (schedule, *kept)))
         schedule = f" ({schedule})" if schedule else ""
         return f"backward={self.backward!r}{schedule}, elements of streams={elements}"
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compiler.engine.contexts import check_refused, uncompiled
 from compiler.engine.handles import Group, Handle, unpack
-from compiler.engine.steps import Call, Layer, Permute, Update, Values
+from compiler.engine.steps import Call, Layer, Permute, Update, Values, calls_of
 from compiler.engine.tape import Tape
 from compiler.engine.versions import Kept
 from compiler.information import Information
@@ -42,8 +42,9 @@ class CheckpointTape(Tape):
         values: Values,
         information: Information,
         first: int = 0,
+        results: int = 0,
     ) -> None:
-        super().__init__(layers, draws, values, information, first)
+        super().__init__(layers, draws, values, information, first, results)
         self.starts = [0, *accumulate(len(layer.steps) for layer in layers)]
         """The number of each layer's first step, and that of the steps."""
         self.checkpoints: dict[int, Checkpoint] = {}
@@ -80,22 +81,45 @@ class CheckpointTape(Tape):
     def materialise(self, handle: Handle) -> None:
         """Run everything again; each group on the way is captured."""
         self.stand_at(0)
-        for layer in range(len(self.layers)):
+        for layer in range(len(self.layers) - 1):
             self.replay(layer)
+        self.replay_last(len(self.layers) - 1)
         self.leave()
 
     def replay(self, layer: int) -> None:
         """Run a layer again, from the streams where the replay stands."""
-        values, streams = self.here, tuple(self.here)
+        streams = tuple(self.here)
         for index in range(self.starts[layer], self.starts[layer + 1]):
-            step = self.steps[index][2]
-            if isinstance(step, Permute):
-                step.apply(values)
-                continue
-            self.provide_calls(index)
-            values[step.target] = self.replay_arithmetic(index)
-            self.forget_results(index)
-        self.values = {name: values[name] for name in streams}
+            self.replay_step(index)
+        self.values = {name: self.here[name] for name in streams}
+
+    def replay_last(self, layer: int) -> None:
+        """Run a layer again after which no stream is wanted: no further than its last handles."""
+        steps = range(self.starts[layer], self.starts[layer + 1])
+        last = max((index for index in steps if self.has_handles(index)), default=steps.start)
+        for index in range(steps.start, last):
+            self.replay_step(index)
+        if self.arithmetic[last].wanted:
+            self.replay_step(last)
+            return
+        for index in reversed(range(len(self.calls[last]))):
+            if (last, index) not in self.results:  # another one has needed it
+                self.fill(last, index)
+        self.forget_results(last)
+
+    def has_handles(self, step: int) -> bool:
+        """Whether backward asks for anything of a step."""
+        return any(group.wanted for group in (self.arithmetic[step], *self.calls[step]))
+
+    def replay_step(self, index: int) -> None:
+        """Run a step again, in place on the streams where the replay stands."""
+        values, step = self.here, self.steps[index][2]
+        if isinstance(step, Permute):
+            step.apply(values)
+            return
+        self.provide_calls(index)
+        values[step.target] = self.replay_arithmetic(index)
+        self.forget_results(index)
 
     def leave(self) -> None:
         """Let the streams go where the replay stands."""
@@ -113,8 +137,9 @@ class BinomialTape(CheckpointTape):
         values: Values,
         information: Information,
         slots: int,
+        results: int = 0,
     ) -> None:
-        super().__init__(layers, draws, values, information)
+        super().__init__(layers, draws, values, information, results=results)
         self.slots = slots
         # What follows the layers is undone first: the last step of the chain.
         self.planned = frozenset((0, *kept(len(layers) + 1, slots)))
@@ -137,7 +162,9 @@ class BinomialTape(CheckpointTape):
         for layer in range(start, self.wanted + 1):
             if layer in planned:
                 self.keep(layer, self.here, self.replayed)
-            self.replay(layer)
+            if layer < self.wanted:
+                self.replay(layer)
+        self.replay_last(self.wanted)
         self.drop_after(self.wanted - 1)
         self.leave()
 
@@ -145,12 +172,17 @@ class BinomialTape(CheckpointTape):
         """Free the slots of later layers; the stage's own input stays."""
         self.checkpoints = {n: c for n, c in self.checkpoints.items() if n <= max(layer, 0)}
 
+    def fill(self, step: int, index: int) -> None:
+        """Of the wanted layer alone."""
+        if self.steps[step][0] == self.wanted:
+            super().fill(step, index)
+
     @contextmanager
-    def capture(self, group: Group) -> Iterator[set[int]]:
+    def capture(self, group: Group, until: int | None = None) -> Iterator[set[int]]:
         """Of the wanted layer alone. The others run under the same conditions, in which kernels
         are chosen, and nothing of them is kept."""
         if self.steps[group.step][0] == self.wanted:
-            with super().capture(group) as captured:
+            with super().capture(group, until) as captured:
                 yield captured
         else:
             with self.conditions():
@@ -164,13 +196,16 @@ def run_checkpointed(
     draws: Sequence[Values],
     information: Information | None = None,
     every: int = 1,
+    results: int = 0,
 ) -> Values:
     """Run layers; backward runs `every` so many of them again together, from the streams kept
-    before them, and, for exact updates that read it, the information kept so far."""
+    before them, and, for exact updates that read it, the information kept so far. The results of so
+    many calls, the last ones, are kept too."""
     check_refused(values)
     information = information or Information(keeps=False)
     for part in blocks(len(layers), every):
-        tape = CheckpointTape(layers[part], draws[part], values, information, part.start)
+        own = max(0, results - len(calls_of(layers[part.stop :])))
+        tape = CheckpointTape(layers[part], draws[part], values, information, part.start, own)
         values = tape.record(values)
     return values
 
@@ -195,9 +230,10 @@ def run_binomial(
     information: Information | None = None,
     *,
     slots: int,
+    results: int = 0,
 ) -> Values:
     """As `run_checkpointed`; backward runs each layer again, from streams of which no more than
     `slots` are kept at any time."""
     check_refused(values)
     information = information or Information(keeps=False)
-    return BinomialTape(layers, draws, values, information, slots).record(values)
+    return BinomialTape(layers, draws, values, information, slots, results).record(values)

@@ -38,6 +38,8 @@ class Facts:
     """Where streams are kept in a checkpointed stage, unless `set_backward` says otherwise."""
     stored: int = 0
     """How many of the last calls store their activations, unless `set_backward` says otherwise."""
+    results: int = 0
+    """How many of the last calls keep their results, unless `set_backward` says otherwise."""
     store_every: int | None = None
     """How many layers are reconstructed from streams that were kept; all of them if None."""
     fraction_bits: int | None = None
@@ -68,15 +70,17 @@ def check_checkpoints(backward: str, every: int | None, slots: int | None) -> Ch
     return checkpoints
 
 
-def check_stored(backward: str, stored: int | None) -> int | None:
-    """`stored` if it can be. Raises ValueError."""
-    if stored is None:
-        return None
-    if type(stored) is not int or stored < 0:
-        raise ValueError(f"`stored` is a whole number from 0 on, found {stored!r}")
-    if backward == "store":
-        raise ValueError("`stored` goes with 'reversible' and 'checkpoint': 'store' stores all")
-    return stored
+def check_counts(backward: str, stored: int | None, results: int | None) -> None:
+    """Raises ValueError for numbers of calls that a strategy cannot have."""
+    for name, number in (("stored", stored), ("results", results)):
+        if number is None:
+            continue
+        if type(number) is not int or number < 0:
+            raise ValueError(f"`{name}` is a whole number from 0 on, found {number!r}")
+        if backward == "store":
+            raise ValueError(
+                f"`{name}` goes with 'reversible' and 'checkpoint': 'store' stores all"
+            )
 
 
 def check_progress(progress: float) -> None:

@@ -142,6 +142,8 @@ class StagePlan:
     """Where a checkpointed stage keeps its streams."""
     stored: int
     """How many of the last calls store their activations."""
+    results: int
+    """How many of the last calls keep their results."""
     budget: int | None
     """The bytes that a training step of the network may take, by which that number is planned."""
     invertible_from: float

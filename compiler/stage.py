@@ -306,6 +306,7 @@ def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
         invertible_from=plan.invertible_from,
         checkpoints=plan.checkpoints,
         stored=plan.stored,
+        results=plan.results,
         store_every=plan.store_every if plan.store_every < plan.depth else None,
         fraction_bits=plan.fraction_bits,
         reads_information=any(isinstance(c.form, Remainder) for f in chosen for c in f if c),

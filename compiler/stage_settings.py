@@ -43,6 +43,14 @@ def stored(stage: Stage) -> int:
     return 0
 
 
+def results(stage: Stage) -> int:
+    """How many of a stage's last calls keep their results."""
+    backward = stage.backward
+    if isinstance(backward, (ReversibleBackward, CheckpointBackward)):
+        return backward.results
+    return 0
+
+
 def budget(stage: Stage) -> int | None:
     """The bytes that a training step may take, where the stage's strategy is planned by them."""
     backward = stage.backward

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from compiler.engine.contexts import uncompiled
 from compiler.engine.forward import run
-from compiler.engine.steps import Layer, Permute, Values
+from compiler.engine.steps import Layer, Permute, Values, calls_of
 from compiler.information import Information
 
 
@@ -24,9 +24,10 @@ def run_storing(
     *,
     others: Callable[..., Values],
     stored: int,
+    results: int = 0,
 ) -> Values:
     """Run layers, with the activations of their last `stored` calls stored; `others` runs what
-    comes before them."""
+    comes before them, and keeps what is left of the last `results` results."""
     information = information or Information()
     number, index = cut(layers, stored)
     layer = layers[number]
@@ -34,9 +35,10 @@ def run_storing(
         before = [*layers[:number], replace(layer, steps=layer.steps[:index])]
     else:
         before = list(layers[:number])
-    if before:
-        values = others(before, values, draws[: len(before)], information)
     rest = [replace(layer, steps=layer.steps[index:]), *layers[number + 1 :]]
+    if before:
+        kept = max(0, results - len(calls_of(rest)))
+        values = others(before, values, draws[: len(before)], information, results=kept)
     return run(rest, values, draws[number:], information, number)
 
 

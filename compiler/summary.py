@@ -163,6 +163,7 @@ def _schedule(plan: StagePlan) -> str | None:
         f"from: {plan.invertible_from:g}" if plan.invertible_from > 0 else "",
         str(plan.checkpoints),
         f"stored: {plan.stored}" if plan.stored else "",
+        f"results: {plan.results}" if plan.results else "",
         "and stored, as a budget allows" if plan.budget is not None else "",
     )
     return ", ".join(filter(None, settings)) or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,12 +29,14 @@ class Rebuilds(Protocol):
 class Handle:
     """Stands in the graph for a tensor that was not kept."""
 
-    __slots__ = ("__weakref__", "group", "index", "kind", "tape", "tensor", "version")
+    __slots__ = ("__weakref__", "group", "index", "is_kept", "kind", "tape", "tensor", "version")
 
     def __init__(self, tape: Rebuilds, group: Group, index: int, tensor: Tensor) -> None:
         self.tape, self.group, self.index = tape, group, index
         self.kind = kind_of(tensor)
         self.tensor: Tensor | None = None
+        self.is_kept = False
+        """The tensor stays from the forward pass on."""
         self.version = 0
 
 
@@ -75,13 +78,43 @@ class Group:
     is_running: bool = False
     """The call's forward pass is under way."""
 
+    @property
+    def wanted(self) -> int:
+        """How many tensors a replay has to save until none is missing that is asked for."""
+        for number in range(len(self.handles), 0, -1):
+            handle = self.handles[number - 1]()
+            if handle is not None and not handle.is_kept:
+                return number
+        return 0
+
     def end(self) -> None:
         """End the forward pass of a call: let go of the tensors that it would have saved."""
         self.is_running = False
         for reference in self.handles:
             handle = reference()
-            if handle is not None:
+            if handle is not None and not handle.is_kept:
                 handle.tensor = None
+
+    def keep_last(self, result: Tensor) -> None:
+        """Of a call that is running, keep the last tensors, as many as are smaller than half of
+        its result: masks, factors of norms. They come behind its last layer, which a replay would
+        run to come by them."""
+        room = result.nbytes // 2
+        for reference in reversed(self.handles):
+            handle = reference()
+            if handle is None or handle.tensor is None:
+                continue
+            room -= handle.tensor.untyped_storage().nbytes()
+            if room < 0 or handle.tensor.shape[:1] != result.shape[:1]:  # a layer's weight, say
+                return
+            handle.is_kept = True
+
+    def fill(self, saved: Sequence[tuple[Tensor, int]]) -> None:
+        """Give the first handles what a replay has saved, with its versions."""
+        for reference, (tensor, version) in zip(self.handles, saved, strict=False):
+            handle = reference()
+            if handle is not None and not handle.is_kept:
+                handle.tensor, handle.version = tensor, version
 
 
 @uncompiled

@@ -16,13 +16,25 @@ from compiler.engine.versions import Kept
 class ModuleState:
     """The parameters, buffers and modes that a function had in the forward pass."""
 
-    __slots__ = ("buffers", "constant", "counted", "needs_grad", "parameters", "training")
+    __slots__ = (
+        "buffers",
+        "constant",
+        "counted",
+        "is_followed",
+        "needs_grad",
+        "parameters",
+        "training",
+    )
 
     def __init__(self, function: nn.Module) -> None:
         self.parameters, self.buffers, self.training = contents(function)
         self.needs_grad = [p.requires_grad for p in self.parameters]
         self.counted = _statistics(function) if self.buffers else set()
-        given = (*self.parameters, *self.buffers, *_shards(function))
+        shards = _shards(function)
+        modules = _modules(function, {}).values()
+        self.is_followed = bool(shards) or any(module._forward_hooks for module in modules)
+        """Whether anybody waits for the end of a call: hooks, or FSDP for what it shards."""
+        given = (*self.parameters, *self.buffers, *shards)
         self.constant = [Kept(t) for t in given if id(t) not in self.counted]
         """Everything but what batch normalisation counts."""
 

@@ -15,7 +15,7 @@ from compiler.engine.errors import CHANGED, OTHER_REPLAY, ReplayError
 from compiler.engine.forward import settled
 from compiler.engine.handles import Group, Handle, unpack
 from compiler.engine.inversion import inverse_of, recovered
-from compiler.engine.steps import Layer, Map, Permute, Update, Values, definition_of
+from compiler.engine.steps import Layer, Map, Permute, Update, Values, calls_of, definition_of
 from compiler.engine.tape import Tape
 from compiler.engine.versions import Kept
 from compiler.information import Information
@@ -32,8 +32,9 @@ class ReversibleTape(Tape):
         values: Values,
         information: Information,
         first: int = 0,
+        results: int = 0,
     ) -> None:
-        super().__init__(layers, draws, values, information, first)
+        super().__init__(layers, draws, values, information, first, results)
         self.kept: Information | None = None
         """The side information where the replay stands."""
         self.position = 0
@@ -61,7 +62,7 @@ class ReversibleTape(Tape):
         self.position = len(self.steps)
         self.results.clear()
         groups = (*self.arithmetic, *(group for calls in self.calls for group in calls))
-        self.waiting = {(group.step, group.call) for group in groups if group.handles}
+        self.waiting = {(group.step, group.call) for group in groups if group.wanted}
 
     def materialise(self, handle: Handle) -> None:
         """Undo every step after the group's own, then replay the group, unless that happened on
@@ -86,9 +87,9 @@ class ReversibleTape(Tape):
         return value
 
     @contextmanager
-    def capture(self, group: Group) -> Iterator[set[int]]:
+    def capture(self, group: Group, until: int | None = None) -> Iterator[set[int]]:
         """As for any tape; what is captured is waited for no longer."""
-        with super().capture(group) as kept:
+        with super().capture(group, until) as kept:
             yield kept
         self.waiting.discard((group.step, group.call))
 
@@ -211,14 +212,17 @@ def run_reversible(
     draws: Sequence[Values],
     information: Information | None = None,
     every: int | None = None,
+    results: int = 0,
 ) -> Values:
     """Run layers; backward rebuilds activations from the final streams, and, of exact updates, from
     what they lose, which goes into `information`. The streams after `every` so many layers are
-    kept, and rebuilt from."""
+    kept, and rebuilt from. The results of so many calls, the last ones, are kept too: their
+    replays end where nothing but the result is left to compute."""
     check_refused(values)
     kept = information or Information()
     for part in blocks(len(layers), every or len(layers)):
-        values = _run_reversible(layers[part], values, draws[part], kept, part.start)
+        own = max(0, results - len(calls_of(layers[part.stop :])))
+        values = _run_reversible(layers[part], values, draws[part], kept, part.start, own)
     return values
 
 
@@ -228,8 +232,9 @@ def _run_reversible(
     draws: Sequence[Values],
     information: Information,
     first: int,
+    results: int,
 ) -> Values:
-    tape = ReversibleTape(layers, draws, values, information, first)
+    tape = ReversibleTape(layers, draws, values, information, first, results)
     tape.names = tuple(values)
     final = tape.record(values)
     if not any(stream.requires_grad for stream in final.values()):

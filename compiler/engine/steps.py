@@ -5,7 +5,7 @@ A *step* rewrites one stream of a layer, or permutes several.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -92,6 +92,18 @@ class Layer:
     coefficients: Mapping[str, Callable[[], Tensor]]
     leaves: Mapping[str, Tensor] = field(default_factory=dict)
     """The parameter that each coefficient is computed from."""
+
+
+def calls_of(layers: Sequence[Layer]) -> list[tuple[int, int]]:
+    """The calls of functions and maps in some layers: the number of each one's step, as counted
+    through all layers, and its own in that step."""
+    steps = [step for layer in layers for step in layer.steps]
+    return [
+        (number, index)
+        for number, step in enumerate(steps)
+        if not isinstance(step, Permute)
+        for index in range(len(step.calls))
+    ]
 
 
 def definition_of(layer: Layer, name: str) -> tuple[int, Update]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -27,7 +27,7 @@ from compiler.engine.handles import Group, Handle, kind_of, same_kind, unpack
 from compiler.engine.modules import Method, ModuleState, Substituted, needing_grad, swapping
 from compiler.engine.replay import as_recorded
 from compiler.engine.states import AutocastState, RandomState
-from compiler.engine.steps import Layer, Map, Permute, Step, Update, Values
+from compiler.engine.steps import Layer, Map, Permute, Step, Update, Values, calls_of
 from compiler.engine.versions import Kept, version_of
 from compiler.information import Information
 
@@ -42,9 +42,10 @@ class Tape:
         values: Values,
         information: Information,
         first: int = 0,
+        results: int = 0,
     ) -> None:
         """`first` is the number of the first layer; what exact updates lose goes into
-        `information`."""
+        `information`; the results of so many calls, the last ones, are kept."""
         self.draws, self.information, self.first = draws, information, first
         self.layout, self.dtype = layout_of(values), dtype_of(values)
         self.steps = [
@@ -65,7 +66,11 @@ class Tape:
         self.values: Values | None = None
         """Streams and temporaries where the replay stands."""
         self.results: dict[tuple[int, int], Tensor] = {}
-        """Results of replayed calls, until their step is done with."""
+        """Results of calls, until their step is done with."""
+        self.keeps = frozenset(calls_of(layers)[-results:] if results else ())
+        """The calls whose results stay from the forward pass on."""
+        self.kept_results: dict[tuple[int, int], Kept] = {}
+        """What these are, in the dtype that the function gave."""
 
     # Recording
 
@@ -107,6 +112,12 @@ class Tape:
         self.calls[step].append(group)
         return group
 
+    def keep_result(self, group: Group, result: Tensor) -> None:
+        """Keep the result of a running call, if that is one of those."""
+        if (group.step, group.call) in self.keeps:
+            group.keep_last(result)
+            self.kept_results[group.step, group.call] = Kept(result.detach())
+
     # Replaying
 
     def fetch(self, handle: Handle) -> Tensor:
@@ -116,7 +127,7 @@ class Tape:
                 self.materialise(handle)
         tensor = handle.tensor
         assert tensor is not None
-        if not handle.group.is_running:
+        if not handle.group.is_running and not handle.is_kept:
             handle.tensor = None
         if not same_kind(kind_of(tensor), handle.kind):
             raise ReplayError(OTHER_REPLAY)
@@ -171,7 +182,30 @@ class Tape:
                 self.replay_call(step, index)
 
     def replay_call(self, step: int, index: int) -> None:
-        """Run one call again, and fill the handles of its group."""
+        """Make one call again: the handles of its group are filled, and its result is known."""
+        known = self.kept_results.get((step, index))
+        if known is not None:
+            self.fill(step, index)
+            self.results[step, index] = unpack(known).to(self.dtype)
+            return
+        result = self.call_again(step, index, self.capture(self.calls[step][index]))
+        assert result is not None
+        self.results[step, index] = result.detach()
+
+    def fill(self, step: int, index: int) -> None:
+        """Make one call again, no further than the handles of its group want, where its result is
+        known or nobody asks for it: what comes behind the last of them is a linear layer often."""
+        group = self.calls[step][index]
+        assert group.module is not None
+        wanted = None if group.module.is_followed else group.wanted
+        if wanted != 0:
+            self.call_again(step, index, self.capture(group, wanted))
+
+    def call_again(
+        self, step: int, index: int, capture: AbstractContextManager[set[int]]
+    ) -> Tensor | None:
+        """The result of a call that is made as it was in the forward pass; None where the capture
+        has ended it."""
         update, group = self.steps[step][2], self.calls[step][index]
         assert not isinstance(update, Permute)
         call = update.calls[index]
@@ -184,9 +218,9 @@ class Tape:
             for argument, needs in zip(call.arguments, group.needs_grad, strict=True)
         ]
         function = self.layer_of(step).functions[call.function]
-        with self.capture(group) as kept, as_recorded(function, group, kept) as replay:
-            result = invoke(replay, arguments, self.dtype)
-        self.results[step, index] = result.detach()
+        with capture as kept, as_recorded(function, group, kept) as replay:
+            return invoke(replay, arguments, self.dtype)
+        return None
 
     def forget_results(self, step: int) -> None:
         """Drop the results of a step's calls."""
@@ -228,29 +262,39 @@ class Tape:
             yield
 
     @contextmanager
-    def capture(self, group: Group) -> Iterator[set[int]]:
-        """Fill a group's handles with what is saved inside; yields the ids of tensors kept."""
+    def capture(self, group: Group, until: int | None = None) -> Iterator[set[int]]:
+        """Fill a group's handles with what is saved inside; yields the ids of tensors kept. The
+        block is left once `until` tensors are saved."""
         kept: set[int] = set()
         saved: list[tuple[Tensor, int]] = []
+        enough = _Enough()
 
         def pack(tensor: Tensor) -> Tensor:
             if id(tensor) in kept:
                 return tensor
             # Detached: the replayed graph holds this function, and must not hold itself.
             saved.append((tensor.detach(), version_of(tensor)))
+            if len(saved) == until:
+                raise enough
             return saved[-1][0]
 
         def give(tensor: Tensor) -> Tensor:
             return tensor
 
-        with self.conditions(), saved_tensors_hooks(pack, give):
-            yield kept
-        if len(saved) != len(group.handles):
+        try:
+            with self.conditions(), saved_tensors_hooks(pack, give):
+                yield kept
+        except _Enough as reached:
+            if reached is not enough:
+                raise
+            enough.__traceback__ = None  # its frames hold all that was computed
+        if len(saved) != (len(group.handles) if until is None else until):
             raise ReplayError(OTHER_REPLAY)
-        for reference, (tensor, version) in zip(group.handles, saved, strict=True):
-            handle = reference()
-            if handle is not None:
-                handle.tensor, handle.version = tensor, version
+        group.fill(saved)
+
+
+class _Enough(BaseException):
+    """Leaves a function of which nothing more is wanted; no `except Exception` in it stops this."""
 
 
 class Recorder(Direct):
@@ -290,7 +334,8 @@ class Recorder(Direct):
         random = RandomState(arguments[0].device)
         versions = [version_of(argument) for argument in arguments]
         with swapping if module.counted else nullcontext(), inside_a_call():
-            result = invoke(function, arguments, self.dtype)
+            result: Tensor = function(*arguments)
+        self.tape.keep_result(self.group, result)
         self.group.end()
         if [version_of(argument) for argument in arguments] != versions:
             raise ReplayError(
@@ -304,6 +349,7 @@ class Recorder(Direct):
                 "this stage"
             )
         self.group.drawn = random.drawn()
+        result = result.to(self.dtype)
         self.group.result_needs_grad = result.requires_grad
         self.group, self.kept = outer
         return result

@@ -1,4 +1,4 @@
-"""The largest batch, and the most that is stored, within a budget of memory."""
+"""The largest batch, and the most that is kept, within a budget of memory."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def largest_batch(peak: Callable[[Train], int], recipe: Train, budget: int) -> i
     return _near(lambda batch: at(batch) <= budget, guess, MOST)
 
 
-def most_stored(peak: Callable[[int], int], calls: int, budget: int) -> int | None:
-    """The most calls that can be stored, of so many, within a budget of bytes; None if it does not
-    do for any. `peak` gives the peak of a step, by the number of calls that are stored."""
-    none, all = peak(0), peak(calls)
+def most_within(peak: Callable[[int], int], most: int, budget: int) -> int | None:
+    """The largest number, from 0 to `most`, whose peak is within a budget of bytes; None if it is
+    not for any. Peaks grow with the number."""
+    none, all = peak(0), peak(most)
     if all <= budget:
-        return calls
+        return most
     if none > budget:
         return None
-    guess = round(calls * (budget - none) / max(1, all - none))
-    return _near(lambda stored: peak(stored) <= budget, guess, calls - 1)
+    guess = round(most * (budget - none) / max(1, all - none))
+    return _near(lambda number: peak(number) <= budget, guess, most - 1)
 
 
 def _near(fits: Callable[[int], bool], guess: int, most: int) -> int:

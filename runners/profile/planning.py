@@ -1,4 +1,4 @@
-"""The planner: as many calls stored as a budget of memory allows."""
+"""The planner: as much kept as a budget of memory allows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from archspec.loading import Loaded
 from archspec.memory_size import size_text
 from archspec.training import Train
 from compiler.network import Network
-from runners.profile.fit import largest_batch, most_stored
+from runners.profile.fit import largest_batch, most_within
 from runners.profile.prediction import CannotPredictError, Forecast
-from runners.profile.schedules import Planned, all_calls, planned_stages
+from runners.profile.schedules import (
+    Kept,
+    Planned,
+    all_calls,
+    keeping,
+    most_kept,
+    planned_stages,
+)
 
 
 @dataclass(frozen=True)
@@ -27,11 +34,22 @@ class Plan:
 
     def __str__(self) -> str:
         """For a person."""
-        rest = "the others are computed again" if self.planned.stored < self.calls else "all"
         return (
-            f"{self.planned.stored} of {self.calls} calls of functions store their activations, "
-            f"{rest}: a step takes {size_text(self.peak)} of {size_text(self.budget)}, as predicted"
+            f"{kept_text(self.planned.kept, self.calls)}: a step takes {size_text(self.peak)} of "
+            f"{size_text(self.budget)}, as predicted"
         )
+
+
+def kept_text(kept: Kept, calls: int) -> str:
+    """What calls keep, for a person."""
+    stored, results = min(kept.stored, calls), min(kept.results, calls)
+    shares = {
+        "activations": stored,
+        "their results": max(0, results - stored),
+        "nothing": calls - max(stored, results),
+    }
+    told = ", ".join(f"{number} keep {what}" for what, number in shares.items() if number)
+    return f"of {calls} calls of functions {told}"
 
 
 def plan_within_budget(
@@ -40,9 +58,9 @@ def plan_within_budget(
     """Plan the stages of a network whose spec has `backward: {budget: …}`, and let it come by its
     activations in that way; None where it has none. `kind` is that of the device, "cpu" or "cuda".
 
-    The last calls are stored first: what they store is let go before any other is computed again,
-    and takes the place of gradients that are not there yet. Raises `SpecError` where a step does
-    not fit with nothing stored.
+    The last calls come first: what they store is let go before any other is computed again, and
+    takes the place of gradients that are not there yet. Raises `SpecError` where a step does not
+    fit with nothing kept.
     """
     stages = planned_stages(network)
     if not stages:
@@ -52,14 +70,14 @@ def plan_within_budget(
     calls = all_calls(stages)
     share = recipe.model_copy(update={"batch": max(1, recipe.batch // processes)})
 
-    def peak(stored: int) -> int:
-        return forecast.peak(share, Planned(stored))
+    def peak(more: int) -> int:
+        return forecast.peak(share, Planned(keeping(more, calls)))
 
     try:
-        stored = most_stored(peak, calls, budget)
-        if stored is None:
+        more = most_within(peak, most_kept(calls), budget)
+        if more is None:
             raise SpecError([_too_much(loaded, forecast, share, budget)])
-        found = Plan(Planned(stored), calls, peak(stored), budget)
+        found = Plan(Planned(keeping(more, calls)), calls, peak(more), budget)
     except CannotPredictError as error:
         message = f"this network cannot be planned: {error}"
         raise SpecError([Diagnostic("E305", message, _where(loaded, network))]) from None
@@ -87,7 +105,7 @@ def _too_much(loaded: Loaded, forecast: Forecast, recipe: Train, budget: int) ->
     least = forecast.peak(recipe, Planned())
     message = (
         f"a training step at a batch of {recipe.batch} takes {size_text(least)} with nothing "
-        f"stored, and the budget is {size_text(budget)}"
+        f"kept, and the budget is {size_text(budget)}"
     )
     most = largest_batch(lambda each: forecast.peak(each, Planned()), recipe, budget)
     if most:

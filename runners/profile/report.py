@@ -6,16 +6,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import psutil
 import torch
 
+from archspec.memory_size import size_text
 from archspec.training import Train
 from compiler.network import Network
 from compiler.plan import NetworkPlan
-from runners.profile.fit import largest_batch, most_stored
+from runners.profile.fit import largest_batch, most_within
 from runners.profile.ledger import Use
 from runners.profile.measurement import Times, memory_use, times
 from runners.profile.prediction import CannotPredictError, Forecast
-from runners.profile.schedules import Schedule, all_calls, schedules_of
+from runners.profile.schedules import (
+    Kept,
+    Schedule,
+    all_calls,
+    keeping,
+    most_kept,
+    schedules_of,
+)
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -103,24 +112,28 @@ def profile(
 def _planned(
     forecast: Forecast, recipe: Train, schedules: Sequence[Schedule], asked: Asked
 ) -> list[Schedule]:
-    """The most frugal schedule, with as many calls stored as the budget allows at a recipe's
-    batch: nothing where that is none of them, or all."""
+    """The most frugal schedule, with as much kept as the budget allows at a recipe's batch: none
+    where that is nothing, or all."""
     frugal = next((s for s in reversed(schedules) if s.strategy != "store"), None)
     if asked.budget is None or frugal is None:
         return []
     frugal.apply(forecast.network)
     calls = all_calls(forecast.network.stages)
 
-    def peak(stored: int) -> int:
-        return forecast.peak(recipe, replace(frugal, stored=stored))
+    def within(more: int) -> Schedule:
+        return replace(frugal, kept=keeping(more, calls))
 
     try:
-        stored = most_stored(peak, calls, asked.budget)
+        more = most_within(
+            lambda more: forecast.peak(recipe, within(more)), most_kept(calls), asked.budget
+        )
     except CannotPredictError:
         return []
-    if not stored or stored == calls:
+    if not more or more == most_kept(calls):
         return []
-    return [replace(frugal, name=f"{frugal.name}, {stored} of {calls} stored", stored=stored)]
+    kept = keeping(more, calls)
+    name = f"{frugal.name}, of {calls} calls {kept.stored} stored, {kept.results} with results"
+    return [replace(within(more), name=name)]
 
 
 def _predicted(
@@ -132,7 +145,7 @@ def _predicted(
         use = forecast.use(recipe, schedule)
         slope = (forecast.peak(twice, schedule) - use.peak) / recipe.batch
         row = replace(row, predicted=use, per_sample=slope)
-        if asked.budget is None or schedule.stored:
+        if asked.budget is None or schedule.kept != Kept():
             return row
         peak = _peak(forecast, schedule)
         return replace(row, largest=largest_batch(peak, recipe, asked.budget))
@@ -157,6 +170,9 @@ def _measured(
     network.set_progress(1.0)  # from which on all that can be reversed is
     found, fitting = [], []
     for schedule, row in zip(schedules, rows, strict=True):
+        if lacks := _lacking(asked.device, row.predicted.peak if row.predicted else None):
+            found.append(replace(row, note=lacks))
+            continue
         schedule.apply(network)
         try:
             found.append(replace(row, measured=memory_use(network, recipe, asked.device)))
@@ -179,6 +195,15 @@ def _measured(
     ]
 
 
+def _lacking(device: torch.device, peak: int | None) -> str:
+    """Why so many bytes cannot be had, where that is known. A GPU refuses what it does not have; a
+    machine promises more of its own memory than there is, and ends the process that takes it."""
+    free = int(psutil.virtual_memory().available)
+    if device.type == "cuda" or peak is None or peak <= free:
+        return ""
+    return f"not measured: it takes {size_text(peak)}, and {size_text(free)} are free"
+
+
 def _timed(row: Row, taken: Times, stored: Times | None) -> Row:
     replay = taken.backward - stored.backward if stored else None
     return replace(row, times=taken, replay=replay, samples_per_second=row.batch / taken.step)
@@ -188,6 +213,8 @@ def _at_largest(network: Network, recipe: Train, asked: Asked, schedule: Schedul
     """With the samples a second of the largest batch, where there is one."""
     if not row.largest or row.times is None:
         return row
+    if lacks := _lacking(asked.device, asked.budget):
+        return replace(row, note=lacks)
     larger = recipe.model_copy(update={"batch": row.largest, "accumulate": 1})
     try:
         (taken,) = times(network, larger, asked.device, [schedule], min(asked.repeats, 3))

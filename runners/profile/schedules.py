@@ -9,8 +9,39 @@ from typing import Protocol
 
 from compiler.base_network import BaseNetwork
 from compiler.base_stage import BaseStage
+from compiler.engine.steps import calls_of
 from compiler.network import Network
 from compiler.stage import Stage
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What calls of functions keep, the last ones of a network first."""
+
+    stored: int = 0
+    """So many store their activations."""
+    results: int = 0
+    """So many keep their results, those that store all counted."""
+
+    def parted(self, calls: int) -> tuple[Kept, Kept]:
+        """Those among the last so many calls, and those before them."""
+        last = Kept(min(self.stored, calls), min(self.results, calls))
+        return last, Kept(self.stored - last.stored, self.results - last.results)
+
+
+def keeping(more: int, calls: int) -> Kept:
+    """What so many calls keep, in the order in which it pays: the activations of the last one cost
+    nothing, since they are let go before others are computed again; then the results of all, which
+    are the smallest for what they spare; then the activations of all. `more` is from 0 to
+    `most_kept(calls)`."""
+    if more <= calls:
+        return Kept(min(more, 1), more)
+    return Kept(more - calls + 1, calls)
+
+
+def most_kept(calls: int) -> int:
+    """With which number so many calls store all."""
+    return max(0, 2 * calls - 1)
 
 
 @dataclass(frozen=True)
@@ -21,23 +52,20 @@ class Schedule:
     strategy: str
     root: bool = False
     """Checkpoints lie about the square root of the depth apart, and else before every layer."""
-    stored: int = 0
-    """So many calls of functions store their activations, the last ones of the network."""
+    kept: Kept = Kept()
 
     def apply(self, network: BaseNetwork) -> None:
         """Let a network come by its activations in this way."""
-        left = self.stored
+        left = self.kept
         for stage in reversed(list(network.stages)):
-            own = stage.facts.obstacles and self.strategy == "reversible"
-            strategy = stage.backward if own else self.strategy
+            cannot = stage.facts.obstacles and self.strategy == "reversible"
+            strategy = stage.backward if cannot else self.strategy
             if strategy == "store":
                 stage.set_backward(strategy)
                 continue
-            calls = calls_of(stage)
-            stage.set_backward(
-                strategy, every=self._every(stage, strategy), stored=min(left, calls)
-            )
-            left -= min(left, calls)
+            own, left = left.parted(count_calls(stage))
+            every = self._every(stage, strategy)
+            stage.set_backward(strategy, every=every, stored=own.stored, results=own.results)
 
     def _every(self, stage: BaseStage, strategy: str) -> int | None:
         if strategy != "checkpoint":
@@ -59,22 +87,18 @@ def schedules_of(network: BaseNetwork, names: Sequence[str]) -> list[Schedule]:
     return [SCHEDULES[name] for name in names if name != "reversible" or can_reverse]
 
 
-def calls_of(stage: BaseStage) -> int:
-    """The calls of functions in all layers of a stage."""
-    return sum(len(getattr(step, "calls", ())) for layer in stage.program() for step in layer.steps)
+def count_calls(stage: BaseStage) -> int:
+    """Of functions, in all layers of a stage."""
+    return len(calls_of(stage.program()))
 
 
 def all_calls(stages: Iterable[BaseStage]) -> int:
     """The calls of functions in some stages, those left out that store their activations anyway."""
-    return sum(calls_of(stage) for stage in stages if stage.backward != "store")
+    return sum(count_calls(stage) for stage in stages if stage.backward != "store")
 
 
 class Way(Protocol):
     """A schedule of any kind."""
-
-    @property
-    def stored(self) -> int:
-        """So many calls of functions store their activations, the last ones."""
 
     def apply(self, network: Network) -> None:
         """Let a network come by its activations in this way."""
@@ -82,17 +106,16 @@ class Way(Protocol):
 
 @dataclass(frozen=True)
 class Planned:
-    """What the spec says, and of the stages that are planned by a budget the last calls stored."""
+    """What the spec says, and in the stages that are planned by a budget, what calls keep."""
 
-    stored: int = 0
+    kept: Kept = Kept()
 
     def apply(self, network: Network) -> None:
         """Let a network come by its activations in this way."""
-        left = self.stored
+        left = self.kept
         for stage in reversed(planned_stages(network)):
-            taken = min(left, calls_of(stage))
-            stage.set_backward(stage.plan.backward, stored=taken)
-            left -= taken
+            own, left = left.parted(count_calls(stage))
+            stage.set_backward(stage.plan.backward, stored=own.stored, results=own.results)
 
 
 def planned_stages(network: Network) -> list[Stage]:

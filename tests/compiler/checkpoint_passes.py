@@ -48,13 +48,14 @@ def stored(stage: Stage, streams: Any, **keys: Any) -> Outcome:
 
 
 def calls_of(model: nn.Module, name: str = "F") -> dict[bool, int]:
-    """Counts the calls of a function of every layer: forward, and in replays."""
+    """Counts the calls of a function of every layer: forward, and in replays, which may end within
+    the function."""
     counts = {False: 0, True: 0}
 
-    def count(module: nn.Module, given: Any, result: Any) -> None:
+    def count(module: nn.Module, given: Any) -> None:
         counts[archspec.is_replaying()] += 1
 
     for path, module in model.named_modules():
         if path.split(".")[-1] == name:
-            module.register_forward_hook(count)
+            module.register_forward_pre_hook(count)
     return counts

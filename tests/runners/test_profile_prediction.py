@@ -15,7 +15,7 @@ from compiler.resolve import resolve
 from runners.profile.ledger import Shares
 from runners.profile.measurement import memory_use
 from runners.profile.prediction import Forecast
-from runners.profile.schedules import REVERSIBLE, SCHEDULES, STORE, Planned, schedules_of
+from runners.profile.schedules import REVERSIBLE, SCHEDULES, STORE, Kept, Planned, schedules_of
 
 CPU = torch.device("cpu")
 SPECS = ("vit_digits", "rev_vit_digits", "momrev_vit_digits", "rev_mvit_digits", "revnet_digits")
@@ -66,7 +66,7 @@ def test_shares_of_a_reversible_step() -> None:
     assert use.shares.streams > 0
     stored = forecast.use(recipe(batch=64), STORE)
     assert use.shares.saved < stored.shares.saved / 8
-    part = forecast.use(recipe(batch=64), replace(REVERSIBLE, stored=6))
+    part = forecast.use(recipe(batch=64), replace(REVERSIBLE, kept=Kept(6)))
     assert use.peak < part.peak < stored.peak
 
 
