@@ -23,8 +23,13 @@ def bytes_of(text: str) -> int:
 
 
 def size_text(size: int) -> str:
-    """Bytes, in MiB or GiB."""
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+    """Bytes, in KiB, MiB or GiB, by three digits or more."""
+    unit = next((n for n, name in enumerate(UNITS) if size >= 1024 ** (3 - n)), len(UNITS) - 1)
+    number = size / 1024 ** (3 - unit)
+    return f"{number:,.0f} {UNITS[unit]}" if number >= 100 else f"{number:.3g} {UNITS[unit]}"
+
+
+UNITS = ("GiB", "MiB", "KiB")
 
 
 def _checked(text: str) -> str:

@@ -191,6 +191,12 @@ class Train(Model):
     """A file of weights to start from, as `archspec convert` or another run wrote it."""
     seed: int = Field(0, ge=0, lt=2**32)
 
+    @property
+    def at_once(self) -> int:
+        """The samples of a batch that are taken at once: in evaluation too, which has no more
+        memory."""
+        return -(-self.batch // self.accumulate)
+
     @field_validator("accumulate")
     @classmethod
     def _parts_have_samples(cls, accumulate: int, others: ValidationInfo) -> int:

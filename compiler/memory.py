@@ -73,20 +73,27 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Called after each operation, with its number since the start."""
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key, size = storage._cdata, self.size_of(storage)
         if key in self.sizes:
             return
         self.sizes[key] = size
         self.now += size
-        weakref.finalize(storage, self._free, key, size).atexit = False
+        # Weakly: a storage that is never freed must not keep what counts it, and all that it knows.
+        weakref.finalize(storage, _free, weakref.ref(self), key, size).atexit = False
+
+    def size_of(self, storage: torch.UntypedStorage) -> int:
+        """Bytes of a storage: those that it holds."""
+        return storage.nbytes()
 
     def _reach(self, size: int) -> None:
         if size > self.peak:
             self.peak, self.peak_at = size, self._operations
 
-    def _free(self, key: int, size: int) -> None:
-        del self.sizes[key]
-        self.now -= size
+
+def _free(counter: weakref.ref[LiveBytes], key: int, size: int) -> None:
+    if (live := counter()) is not None:
+        del live.sizes[key]
+        live.now -= size
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -70,7 +70,7 @@ PATIENCE = timedelta(hours=2)
 """That processes wait for each other: one of them may be unpacking ImageNet."""
 
 STRATEGIES: Mapping[str, Callable[[int], Strategy]] = {
-    "ddp": lambda count: DDPStrategy(timeout=PATIENCE),
+    "ddp": lambda count: DDPStrategy(timeout=PATIENCE, gradient_as_bucket_view=True),
     "fsdp2": lambda count: ModelParallelStrategy(
         # FSDP takes no other layout.
         lambda network, mesh: shard(

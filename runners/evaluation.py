@@ -178,7 +178,7 @@ def evaluate_run(
         opened = open_data(loaded, entry, recipe.seed, OPEN[part])
     check_classes(trained, opened)
     split = (opened.test if part == "test" else opened.validation).on(fabric.device)
-    means = Means(batch or recipe.batch, str(fabric.device), recipe.precision)
+    means = Means(batch or recipe.at_once, str(fabric.device), recipe.precision)
     with matrix_precision(recipe):
         found = measure(trained.model, task, split, means.batch, fabric)
     names, classes = opened.classes, None

@@ -226,7 +226,7 @@ def one_epoch(
         parts,
         task,
         run.data.validation,
-        recipe.batch,
+        recipe.at_once,
         run.unreadable.note,
         # Several processes validate to the end: they must agree before they stop.
         lambda: stop_if_asked(run, standing, run.asked.by if alone else 0),
@@ -321,7 +321,8 @@ def conclude(run: Run, standing: Standing) -> TrainResult:
         if alone and run.asked.by:
             raise TrainingStopped(run.asked.by, standing.where)
 
-    tested = evaluate(parts, run.task, run.data.test, run.recipe.batch, run.unreadable.note, stop)
+    batch = run.recipe.at_once
+    tested = evaluate(parts, run.task, run.data.test, batch, run.unreadable.note, stop)
     all_unreadable(run)
     return TrainResult(
         metric=run.task.metric.name,

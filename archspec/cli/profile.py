@@ -172,10 +172,14 @@ def _report(
 ) -> Report:
     import sys
 
+    from archspec.diagnostics import SpecError
     from compiler.resolve import resolve
     from runners.profile.report import Asked, Report, by_batch, profile
 
     plans = [resolve(each) for each in loaded]  # mistakes are told before anything is measured
+    for plan in plans:
+        if strategies == ("reversible",) and not any(stage.invertible for stage in plan.stages):
+            raise SpecError(obstacle for stage in plan.stages for obstacle in stage.obstacles)
     where, is_there = _device(device)
     budget = fit - CONTEXT if fit is not None and where.type == "cuda" else fit
     if budget is not None and budget <= 0:
@@ -195,6 +199,7 @@ def _report(
         tuple(dict.fromkeys(recipe.precision for recipe in recipes)),
         where.type,
         is_there,
+        fit,
         budget,
         drawn,
     )
@@ -259,6 +264,8 @@ def _print(report: Report, to_stderr: bool) -> None:
             shown.add_column(name, justify="left" if place == 0 else "right", no_wrap=place != 0)
         for row in table.rows:
             shown.add_row(*row)
-        console.print(shown)
+        # Every column whole: where they are too many for a line, it is the terminal that breaks it.
+        needed = Console(width=1000).measure(shown).maximum
+        Console(stderr=to_stderr, highlight=False, width=max(console.width, needed)).print(shown)
         console.print(Text(table.note, style="dim"))
         console.print()

@@ -76,11 +76,22 @@ class ReversibleTape(Tape):
         if handle.tensor is None and group.call >= 0 and not is_map:
             self.provide_temporaries(group.step)
             self.replay_call(group.step, group.call)
+            self.undo_replayed(group.step)
         elif handle.tensor is None:
             self.undo(again=True)
         if not self.waiting:  # nothing is left to replay: let the streams go
             self.values = self.kept = None
             self.results.clear()
+
+    def undo_replayed(self, step: int) -> None:
+        """Undo an update once nothing more is asked for at it: the results of its calls need not
+        stay until their gradients are there."""
+        update = self.steps[step][2]
+        if not isinstance(update, Update) or update.is_temporary or self.position != step + 1:
+            return
+        is_known = all((step, index) in self.results for index in range(len(self.calls[step])))
+        if is_known and self.waiting and not self.arithmetic[step].wanted:
+            self.undo()
 
     def exactly_again(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
         """Anything: the new value is known, and only what is saved on the way is wanted."""

@@ -20,8 +20,11 @@ from torch.utils._pytree import tree_map
 
 from runners.profile.ledger import Ledger
 
-CUBLAS_WORKSPACE = 32 * 2**20
-"""Of each process, on Hopper; 8 MiB on earlier GPUs."""
+CUBLAS_WORKSPACE = 2 * 32 * 2**20
+"""On Hopper, one for the thread of the forward pass and one for that of the backward pass; 8 MiB
+each on earlier GPUs."""
+BLOCK = 512
+"""Bytes, whose multiples the allocator gives."""
 IN_FLOAT32 = {
     F.layer_norm,
     F.group_norm,
@@ -62,7 +65,11 @@ class AutocastAsOnCuda(TorchFunctionMode):
             with self:
                 _differentiate(args[0])
             return None
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if func is F.dropout:
+            return _dropout(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
         if func in IN_FLOAT32 and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map(_float, args), tree_map(_float, kwargs)
         return func(*args, **kwargs)
@@ -76,6 +83,30 @@ def _differentiate(loss: Tensor) -> None:
     )
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **rest: Any,
+) -> Tensor:
+    """Without dropout, for which the CPU keeps all scores: a fused kernel draws it again."""
+    result: Tensor = F.scaled_dot_product_attention(
+        query, key, value, attn_mask, 0.0, is_causal, **rest
+    )
+    return result
+
+
+def _dropout(value: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """By the kernel that keeps a mask of one byte for each element."""
+    if not training or p == 0:
+        return value
+    kept: Tensor = torch.native_dropout(value, p, True)[0]
+    return kept
+
+
 def _float(value: Any) -> Any:
     is_half = isinstance(value, Tensor) and value.dtype in HALF
     return value.float() if is_half else value
@@ -83,6 +114,10 @@ def _float(value: Any) -> Any:
 
 class CudaLedger(Ledger):  # type: ignore[no-untyped-call]
     """A ledger of steps on the CPU that counts what kernels of a GPU would take for themselves."""
+
+    def size_of(self, storage: torch.UntypedStorage) -> int:
+        """Bytes of the blocks that the allocator gives for a storage."""
+        return _up(storage.nbytes(), BLOCK)
 
     def hidden(self, func: Any, args: Any) -> int:
         """The workspace of cuBLAS, and that of an operation."""

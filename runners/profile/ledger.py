@@ -33,7 +33,8 @@ class Shares:
     information: int = 0
     """What exact arithmetic keeps of what updates lose."""
     saved: int = 0
-    """For the backward pass: of stored activations, and of the call that is replayed."""
+    """For the backward pass: of stored activations, of results that are kept, and of the call that
+    is replayed."""
     workspace: int = 0
     """Everything else: inputs, cotangents, results on their way."""
 
@@ -164,6 +165,7 @@ def _left(tape: ReversibleTape) -> list[Tensor]:
 
 def _captured(tapes: Iterable[Tape]) -> Iterator[Tensor]:
     for tape in tapes:
+        yield from (kept.tensor for kept in tape.kept_results.values())
         for group in (*tape.arithmetic, *(g for calls in tape.calls for g in calls)):
             for reference in group.handles:
                 handle = reference()

@@ -82,11 +82,12 @@ def times(
 
 
 def _phases(step: TrainingStep, device: torch.device) -> tuple[float, ...]:
-    inputs, side = step.inputs()
+    step.optimizer.zero_grad()
+    parts = step.parts(*step.inputs())
     forward = backward = 0.0
-    for _ in range(step.parts):
+    for part in parts:
         began = now(device)
-        loss = step.forward(inputs, side)
+        loss = step.forward(*part)
         between = now(device)
         step.backward(loss)
         del loss
@@ -94,7 +95,7 @@ def _phases(step: TrainingStep, device: torch.device) -> tuple[float, ...]:
     began = now(device)
     step.update()
     # Of a batch in more parts, those that were not taken would have taken as long.
-    scale = step.recipe.accumulate / step.parts
+    scale = step.recipe.accumulate / len(parts)
     return forward * scale, backward * scale, now(device) - began
 
 

@@ -13,11 +13,11 @@ from runners.profile.tables import tables
 
 def write_report(report: Report, folder: Path) -> Path:
     """Write profile.json, profile.md and the plots. Gives the path of the page."""
-    drawn = plots(report)
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "profile.json", report.as_dict())
+    drawn = plots(report)
     for title, text in drawn.items():
         write_text(folder / f"{slug(title)}.svg", text)
-    write_json(folder / "profile.json", report.as_dict())
     page = folder / "profile.md"
     write_text(page, markdown(report, tuple(drawn)))
     return page

@@ -17,6 +17,7 @@ from runners.profile.schedules import (
     all_calls,
     keeping,
     most_kept,
+    phases,
     planned_stages,
 )
 
@@ -70,8 +71,11 @@ def plan_within_budget(
     calls = all_calls(stages)
     share = recipe.model_copy(update={"batch": max(1, recipe.batch // processes)})
 
+    def most_of(recipe: Train, way: Planned) -> int:
+        return max(forecast.peak(recipe, each) for each in phases(forecast.network, way))
+
     def peak(more: int) -> int:
-        return forecast.peak(share, Planned(keeping(more, calls)))
+        return most_of(share, Planned(keeping(more, calls)))
 
     try:
         more = most_within(peak, most_kept(calls), budget)

@@ -16,7 +16,8 @@ MEBI = 2**20
 def plots(report: Report) -> dict[str, str]:
     """Titles, and the SVG of each that there is something to draw for."""
     drawn: dict[str, Callable[[Axes], None]] = {}
-    if len({row.depth for row in report.rows}) > len({row.spec for row in report.rows}):
+    used = [row for row in report.rows if row.use]
+    if len({row.depth for row in used}) > len({row.spec for row in used}):
         drawn["Memory against depth"] = lambda axes: _by_depth(axes, report)
     if report.by_batch:
         drawn["Memory against batch"] = lambda axes: _lines(axes, report.by_batch, "batch")
@@ -37,7 +38,7 @@ def _by_depth(axes: Axes, report: Report) -> None:
 
 
 def _lines(axes: Axes, found: Mapping[str, list[tuple[int, int]]], across: str) -> None:
-    for index, (name, points) in enumerate(found.items()):
+    for index, (name, points) in enumerate((n, p) for n, p in found.items() if p):
         places, peaks = zip(*sorted(points), strict=True)
         style = f"-{MARKERS[index % len(MARKERS)]}"
         axes.plot(places, [peak / MEBI for peak in peaks], style, label=name)

@@ -74,6 +74,9 @@ class Forecast:
         key = recipe.model_copy(update={"batch": 2, "accumulate": 1})
         if key not in self._optimizers:
             step = TrainingStep(self.network, key, CPU)
+            if self.kind == "cuda":  # where tensors are updated together, if not by one kernel
+                for group in step.optimizer.param_groups:
+                    group["foreach"] = not group.get("fused")
             step()
             self._optimizers[key] = step.optimizer
         return self._optimizers[key]

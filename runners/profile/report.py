@@ -13,6 +13,8 @@ from archspec.memory_size import size_text
 from archspec.training import Train
 from compiler.network import Network
 from compiler.plan import NetworkPlan
+from runners.devices import matrix_precision
+from runners.layout import channels_last_where_it_pays
 from runners.profile.fit import largest_batch, most_within
 from runners.profile.ledger import Use
 from runners.profile.measurement import Times, memory_use, times
@@ -82,13 +84,20 @@ class Report:
     precision: tuple[str, ...]
     device: str
     is_there: bool
+    fit: int | None = None
+    """Bytes of the device that was asked about."""
     budget: int | None = None
+    """Bytes of it that a step may take."""
     by_batch: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Of each spec and schedule, the peak predicted at some batches."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        found = asdict(self)
+        for row, shown in zip(self.rows, found["rows"], strict=True):
+            if row.times is not None:
+                shown["times"]["step"] = row.times.step
+        return found
 
 
 def profile(
@@ -105,7 +114,8 @@ def profile(
         rows.append(_predicted(name, depth, forecast, recipe, schedule, asked))
     if asked.is_there:
         tell(f"{name}, {depth} layers: measuring")
-        rows = _measured(plan, recipe, asked, schedules, rows)
+        with matrix_precision(recipe):
+            rows = _measured(plan, recipe, asked, schedules, rows)
     yield from rows
 
 
@@ -143,7 +153,7 @@ def _predicted(
     twice = recipe.model_copy(update={"batch": 2 * recipe.batch})
     try:
         use = forecast.use(recipe, schedule)
-        slope = (forecast.peak(twice, schedule) - use.peak) / recipe.batch
+        slope = (forecast.peak(twice, schedule) - use.peak) / (twice.at_once - recipe.at_once)
         row = replace(row, predicted=use, per_sample=slope)
         if asked.budget is None or schedule.kept != Kept():
             return row
@@ -166,7 +176,7 @@ def _measured(
 ) -> list[Row]:
     """The rows with what is measured. A schedule that needs more memory than there is has none."""
     torch.manual_seed(recipe.seed)
-    network = Network(plan).to(asked.device)
+    network = channels_last_where_it_pays(Network(plan)).to(asked.device)  # as for training
     network.set_progress(1.0)  # from which on all that can be reversed is
     found, fitting = [], []
     for schedule, row in zip(schedules, rows, strict=True):
@@ -182,9 +192,11 @@ def _measured(
             found.append(replace(row, note=OUT_OF_MEMORY))
     if not asked.repeats or not fitting:
         return found
-    taken = dict(
-        zip(fitting, times(network, recipe, asked.device, fitting, asked.repeats), strict=True)
-    )
+    try:
+        steps = times(network, recipe, asked.device, fitting, asked.repeats)
+    except torch.OutOfMemoryError:
+        return found
+    taken = dict(zip(fitting, steps, strict=True))
     stored = next((t for s, t in taken.items() if s.strategy == "store"), None)
     timed = [
         _timed(row, taken[schedule], stored) if schedule in taken else row
@@ -219,6 +231,7 @@ def _at_largest(network: Network, recipe: Train, asked: Asked, schedule: Schedul
     try:
         (taken,) = times(network, larger, asked.device, [schedule], min(asked.repeats, 3))
     except torch.OutOfMemoryError:
+        network.zero_grad()
         return replace(row, note=f"out of memory at a batch of {row.largest}")
     return replace(row, largest_per_second=row.largest / taken.step)
 

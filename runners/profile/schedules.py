@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from compiler.base_network import BaseNetwork
 from compiler.base_stage import BaseStage
 from compiler.engine.steps import calls_of
 from compiler.network import Network
@@ -54,17 +53,18 @@ class Schedule:
     """Checkpoints lie about the square root of the depth apart, and else before every layer."""
     kept: Kept = Kept()
 
-    def apply(self, network: BaseNetwork) -> None:
+    def apply(self, network: Network) -> None:
         """Let a network come by its activations in this way."""
         left = self.kept
         for stage in reversed(list(network.stages)):
-            cannot = stage.facts.obstacles and self.strategy == "reversible"
-            strategy = stage.backward if cannot else self.strategy
+            strategy = self.strategy
+            if strategy == "reversible" and stage.facts.obstacles:
+                strategy = stage.plan.backward
             if strategy == "store":
                 stage.set_backward(strategy)
                 continue
             own, left = left.parted(count_calls(stage))
-            every = self._every(stage, strategy)
+            every = self._every(stage, strategy) if strategy == self.strategy else None
             stage.set_backward(strategy, every=every, stored=own.stored, results=own.results)
 
     def _every(self, stage: BaseStage, strategy: str) -> int | None:
@@ -81,7 +81,7 @@ SCHEDULES = {"store": STORE, "checkpoint": CHECKPOINT, "root": ROOT, "reversible
 """By the names that `archspec profile --strategies` takes."""
 
 
-def schedules_of(network: BaseNetwork, names: Sequence[str]) -> list[Schedule]:
+def schedules_of(network: Network, names: Sequence[str]) -> list[Schedule]:
     """Those of some names that a network can do."""
     can_reverse = any(not stage.facts.obstacles for stage in network.stages)
     return [SCHEDULES[name] for name in names if name != "reversible" or can_reverse]
@@ -105,6 +105,27 @@ class Way(Protocol):
 
 
 @dataclass(frozen=True)
+class AtStart:
+    """Another schedule, while stages that are reversed from some progress of training on are still
+    checkpointed."""
+
+    later: Way
+
+    def apply(self, network: Network) -> None:
+        """Let a network come by its activations in this way."""
+        self.later.apply(network)
+        for stage in network.stages:
+            if stage.plan.invertible_from > 0 and stage.backward == "reversible":
+                stage.backward = "checkpoint"
+
+
+def phases(network: Network, schedule: Way) -> list[Way]:
+    """A schedule as it is at the start of training and at its end, where that differs."""
+    differs = any(stage.plan.invertible_from > 0 for stage in network.stages)
+    return [AtStart(schedule), schedule] if differs else [schedule]
+
+
+@dataclass(frozen=True)
 class Planned:
     """What the spec says, and in the stages that are planned by a budget, what calls keep."""
 
@@ -113,7 +134,10 @@ class Planned:
     def apply(self, network: Network) -> None:
         """Let a network come by its activations in this way."""
         left = self.kept
-        for stage in reversed(planned_stages(network)):
+        for stage in reversed(list(network.stages)):
+            if stage.plan.budget is None:
+                stage.set_backward(stage.plan.backward)
+                continue
             own, left = left.parted(count_calls(stage))
             stage.set_backward(stage.plan.backward, stored=own.stored, results=own.results)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +11,8 @@ from archspec.training import Train
 from compiler.network import Network
 from runners.optim import build_optimizer
 
+Side = dict[str, Tensor]
+"""Side inputs, by name."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,17 +30,25 @@ class TrainingStep:
         self.optimizer = optimizer or build_optimizer(network, recipe)
         averaged = [*network.parameters(), *network.buffers()] if recipe.ema else []
         self.average = [tensor.detach().clone() for tensor in averaged]
-        # Of several parts of a batch the second one is taken beside the first one's gradients.
-        self.parts = min(recipe.accumulate, 2)
-        self.samples = math.ceil(recipe.batch / recipe.accumulate)
 
     def __call__(self) -> None:
         """A whole step."""
+        self.optimizer.zero_grad()  # as training does: until then they are there
         inputs, side = self.inputs()
-        for _ in range(self.parts):
-            self.backward(self.forward(inputs, side))
+        for part in self.parts(inputs, side):
+            self.backward(self.forward(*part))
         del inputs, side
         self.update()
+
+    def parts(self, inputs: Tensor, side: Side) -> list[tuple[Tensor, Side]]:
+        """What a batch is split into. Of several parts, two: the second one is taken beside the
+        gradients of the first, as all that follow are."""
+        count = min(self.recipe.accumulate, len(inputs))
+        pieces = [inputs.tensor_split(count), *(s.tensor_split(count) for s in side.values())]
+        return [
+            (first, dict(zip(side, others, strict=True)))
+            for first, *others in list(zip(*pieces, strict=True))[:2]
+        ]
 
     def held(self) -> list[Tensor]:
         """What there is between steps: parameters, buffers, their average, optimizer state."""
@@ -48,16 +56,16 @@ class TrainingStep:
         tensors = [s for s in state if isinstance(s, Tensor)]
         return [*self.network.parameters(), *self.network.buffers(), *self.average, *tensors]
 
-    def inputs(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """A part of a batch."""
-        plan, count = self.network.plan, self.samples
+    def inputs(self) -> tuple[Tensor, Side]:
+        """A batch, all of which is on the device."""
+        plan, count = self.network.plan, self.recipe.batch
         side = {
             each.name: torch.randn(count, *each.shape.sizes, device=self.device)
             for each in plan.side
         }
         return torch.randn(count, *plan.input.sizes, device=self.device), side
 
-    def forward(self, inputs: Tensor, side: dict[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Tensor, side: Side) -> Tensor:
         """The loss."""
         dtype = DTYPES.get(self.recipe.precision)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
@@ -65,8 +73,10 @@ class TrainingStep:
             if outputs.dim() == 2 and "classes" in self.network.plan.sizes:
                 labels = torch.zeros(len(outputs), dtype=torch.long, device=self.device)
                 smoothing = self.recipe.label_smoothing
-                return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
-            return outputs.float().square().mean()
+                loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+            else:
+                loss = outputs.float().square().mean()
+        return loss + self.network.penalty()
 
     def backward(self, loss: Tensor) -> None:
         """The gradients."""
@@ -75,4 +85,3 @@ class TrainingStep:
     def update(self) -> None:
         """The optimizer's step."""
         self.optimizer.step()
-        self.optimizer.zero_grad()

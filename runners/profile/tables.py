@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from archspec.memory_size import size_text
 from runners.comparison.tables import Table
@@ -115,7 +115,10 @@ def _fit(report: Report) -> Table:
         for row in report.rows
         if row.largest is not None
     ]
-    title = f"The largest batch within {size_text(report.budget)}"
+    assert report.fit is not None
+    context = size_text(report.fit - report.budget)
+    left = f", of which {context} are left to CUDA" if report.fit > report.budget else ""
+    title = f"The largest batch within {size_text(report.fit)}{left}"
     header = ("spec", "layers", "activations", "batch", "samples/s")
     note = "0: not even one sample fits. Of a step without accumulation, as predicted."
     return Table(title, header, tuple(rows), note)
@@ -135,6 +138,3 @@ def _small(size: float | None) -> str:
 
 def _milli(seconds: float) -> str:
     return f"{1000 * seconds:,.1f}"
-
-
-__all__: Sequence[str] = ["tables"]

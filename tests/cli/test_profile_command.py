@@ -74,6 +74,16 @@ def test_what_fits() -> None:
     assert 0.99 * found["budget"] < peak <= found["budget"]
 
 
+def test_tables_are_whole_where_there_is_no_terminal() -> None:
+    """In a pipe, a log, or CI."""
+    done = run("rev_vit_digits", "--device", "cuda", "--fit", "1GiB", "--repeats", "0")
+    assert done.exit_code == 0, done.output
+    assert "…" not in done.stdout
+    header = next(line for line in done.stdout.splitlines() if line.startswith("spec"))
+    assert header.split()[:5] == ["spec", "layers", "activations", "batch", "peak"]
+    assert "The largest batch within 1 GiB, of which 768 MiB are left to CUDA" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -84,6 +94,7 @@ def test_what_fits() -> None:
         (("rev_vit_digits", "--depths", "0"), "write numbers as 12,24,48"),
         (("rev_mvit_digits", "--depths", "4"), "--depths is for networks of one stage"),
         (("rev_vit_digits", "--strategies", "stor"), "no strategy `stor`; did you mean `store`"),
+        (("vit_digits", "--strategies", "reversible"), "error[E301]"),
         (("rev_vit_digits", "--device", "gpu"), "there is no kind of device `gpu`"),
         (("rev_vit_digit",), "rev_vit_digits"),
         (("rev_vit_digits", "--batch", "0"), "0 is not in the range"),

@@ -71,6 +71,7 @@ STAGES["started"] = {
     "update": ["x += F(y)", "y += G(x)"],
     "output": "x + y",
 }
+STAGES["results"] = additive(MIX, BRANCH, backward={"reversible": {"stored": 1, "results": 6}})
 STAGES["exact"] = {**STAGES["momentum"], "arithmetic": "exact"}
 STAGES["exact_maps"] = {**STAGES["maps"], "arithmetic": "exact"}
 

@@ -189,6 +189,7 @@ OTHERS = {
     "started": ("ddp", "ddp_static", "fsdp", "fsdp_kept", "fsdp_two_forwards"),
     "maps": ("ddp", "fsdp"),
     "scalar": ("ddp", "fsdp", "fsdp_accumulated"),
+    "results": ("ddp", "ddp_static", "fsdp", "fsdp_kept", "fsdp_two_forwards", "fsdp_accumulated"),
     "exact": ("ddp", "ddp_static", "fsdp", "fsdp_two_forwards"),
     "exact_maps": ("ddp", "fsdp"),
 }

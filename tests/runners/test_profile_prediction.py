@@ -96,7 +96,7 @@ def test_a_gpu_is_predicted_without_one(name: str) -> None:
     for schedule in schedules_of(on_gpu.network, tuple(SCHEDULES)):
         taken = recipe(precision="bf16")
         extra = on_gpu.use(taken, schedule).peak - here.use(taken, schedule).peak
-        assert 32 * 2**20 <= extra < 40 * 2**20
+        assert 64 * 2**20 <= extra < 72 * 2**20
 
 
 def test_binomial_checkpoints_let_go_of_what_they_replay() -> None:
@@ -104,7 +104,7 @@ def test_binomial_checkpoints_let_go_of_what_they_replay() -> None:
     settings = ("stages.trunk.backward={checkpoint: {slots: 2}}", "stages.trunk.depth=4")
     forecast = Forecast(resolve(load("vit_digits", settings)), "cpu")
     use = forecast.use(recipe(), Planned())
-    assert use.steady < 3.1 * use.shares.parameters
+    assert use.steady < 4.1 * use.shares.parameters
 
 
 def test_a_stage_that_is_reversed_later_is_predicted_as_at_the_end() -> None:
