@@ -35,8 +35,8 @@ TINY = (
     "stem.0.patch_embed.patch=4",
     "stem.0.patch_embed.width=8",
     "stages.trunk.functions.F.1.attention.heads=2",
-    "stages.trunk.depth=24",
 )
+DEPTHS = (12, 48)
 Phases = tuple[float, float]
 """Seconds of a forward and of a backward pass."""
 
@@ -57,11 +57,7 @@ def main() -> None:
 
 def row(name: str, repeats: int) -> dict[str, object]:
     """The overhead of one network's calls."""
-    tiny = build(resolve(load(name, TINY)))
-    calls = all_calls(tiny.stages)
-    stored, reversed = medians(tiny, 1, repeats)
-    forward = (reversed[0] - stored[0]) / calls
-    backward = (reversed[1] - stored[1] - stored[0]) / calls
+    forward, backward = tiny_overhead(name, repeats)
     large = build(resolve(load(name)))
     large_stored, large_reversed = medians(large, 128, max(3, repeats // 20))
     call = large_stored[0] / all_calls(large.stages)
@@ -81,6 +77,20 @@ def row(name: str, repeats: int) -> dict[str, object]:
         f"whole steps {found['step_ratio']:.3f}"
     )
     return found
+
+
+def tiny_overhead(name: str, repeats: int) -> Phases:
+    """Seconds of the engine for each call of a tiny network, forward and in its replay. Between
+    two depths, so that the stem, the head and the loss, which are not replayed, are left out."""
+    totals, calls = [], []
+    for depth in DEPTHS:
+        tiny = build(resolve(load(name, [*TINY, f"stages.trunk.depth={depth}"])))
+        stored, reversed = medians(tiny, 1, repeats)
+        totals.append((reversed[0] - stored[0], reversed[1] - stored[1] - stored[0]))
+        calls.append(all_calls(tiny.stages))
+    (forward, backward), (more_forward, more_backward) = totals
+    more = calls[1] - calls[0]
+    return (more_forward - forward) / more, (more_backward - backward) / more
 
 
 def medians(network: Network, batch: int, repeats: int) -> tuple[Phases, Phases]:

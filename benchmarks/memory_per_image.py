@@ -50,7 +50,7 @@ SPECS = (
     "rev_mvit_b",
     "momrev_mvit_b",
 )
-BATCHES = (32, 64)
+BATCHES = (128, 256)
 
 
 def main() -> None:

@@ -27,11 +27,11 @@ class ModuleState:
     )
 
     def __init__(self, function: nn.Module) -> None:
-        self.parameters, self.buffers, self.training = contents(function)
+        modules = list(_modules(function, {}).values())
+        self.parameters, self.buffers, self.training = _contents(modules)
         self.needs_grad = [p.requires_grad for p in self.parameters]
-        self.counted = _statistics(function) if self.buffers else set()
-        shards = _shards(function)
-        modules = _modules(function, {}).values()
+        self.counted = _statistics(modules) if self.buffers else set()
+        shards = _shards(modules)
         self.is_followed = bool(shards) or any(module._forward_hooks for module in modules)
         """Whether anybody waits for the end of a call: hooks, or FSDP for what it shards."""
         given = (*self.parameters, *self.buffers, *shards)
@@ -49,7 +49,10 @@ class ModuleState:
 
 def contents(function: nn.Module) -> tuple[list[Tensor], list[Tensor], list[bool]]:
     """The parameters, the buffers, and of every module whether it trains."""
-    modules = list(_modules(function, {}).values())
+    return _contents(list(_modules(function, {}).values()))
+
+
+def _contents(modules: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor], list[bool]]:
     parameters: list[Tensor] = [p for m in modules for p in _fixed(m).values() if p is not None]
     buffers = [b for m in modules for b in m._buffers.values() if b is not None]
     return parameters, buffers, [m.training for m in modules]
@@ -80,18 +83,18 @@ def _is_sharded(module: nn.Module) -> bool:
     return "_is_fsdp_managed_module" in module.__dict__
 
 
-def _shards(function: nn.Module) -> list[Tensor]:
+def _shards(modules: Sequence[nn.Module]) -> list[Tensor]:
     """What an optimizer changes in place of the parameters that FSDP manages."""
-    modules = [m for m in _modules(function, {}).values() if _is_sharded(m)]
-    return [p for m in modules for p in m._parameters.values() if p is not None]
+    sharded = [module for module in modules if _is_sharded(module)]
+    return [p for module in sharded for p in module._parameters.values() if p is not None]
 
 
-def _statistics(function: nn.Module) -> set[int]:
+def _statistics(modules: Sequence[nn.Module]) -> set[int]:
     """The ids of the buffers that batch normalisation updates in its forward pass, and does not
     read there."""
     return {
         id(buffer)
-        for module in function.modules()
+        for module in modules
         if isinstance(module, _BatchNorm) and module.training
         for buffer in module._buffers.values()
     }

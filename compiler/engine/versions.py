@@ -7,7 +7,10 @@ from torch import Tensor
 
 def version_of(tensor: Tensor) -> int:
     """How often a tensor was changed in place; tensors of inference mode do not count."""
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # which is quicker than to ask each of them
+        return 0
 
 
 class Kept:
