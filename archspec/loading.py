@@ -79,7 +79,8 @@ def load(
         if is_study(file):
             message = f"{path} is a study, and not a spec: it names specs to compare"
             help = f"`archspec compare {path}`, with no other spec, runs it"
-            raise SpecError([Diagnostic("E501", message, file.keys["study"], help)])
+            at = next(file.keys[key] for key in ("study", "specs") if key in file.keys)
+            raise SpecError([Diagnostic("E501", message, at, help)])
         if "coupling" in file.map and "stages" not in file.map:
             message = f"{path} is a coupling, and not a spec: a stage names it by `coupling:`"
             help = f"`archspec show {path}` prints it, with its inverse"
@@ -98,7 +99,7 @@ def load(
 
 def is_study(tree: Node) -> bool:
     """Whether a file is a study's, and no spec's."""
-    return "study" in tree.map and "stages" not in tree.map
+    return ("study" in tree.map or "specs" in tree.map) and "stages" not in tree.map
 
 
 def read_file(path: Path) -> Node:

@@ -184,7 +184,8 @@ def finished(folder: RunFolder, who: Identity) -> TrainResult | None:
         METRICS[result.metric].text(result.test_metric)  # which is told by its name
         return result
     except (ValueError, KeyError, TypeError):
-        raise _refusal(f"{folder.result} is not a run's result", NEW_ONE) from None
+        help = "remove this file alone: the same command then tests the run's best weights again"
+        raise _refusal(f"{folder.result} is not a run's result", help) from None
 
 
 @contextmanager

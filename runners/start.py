@@ -26,6 +26,9 @@ def start_from(path: Path, model: nn.Module, loaded: Loaded) -> None:
         raise SpecError([Diagnostic("E606", f"{path} {problem}", at, help)])
 
 
+UNREADABLE = "cannot be read"
+
+
 def take(path: Path, model: nn.Module) -> str | None:
     """Load the weights of a file; or, in words that follow its path, why that cannot be."""
     ours = weights_of(model)
@@ -35,7 +38,7 @@ def take(path: Path, model: nn.Module) -> str | None:
     except FileNotFoundError:
         return "is not there"
     except (OSError, SafetensorError) as error:
-        return f"cannot be read: {error}"
+        return f"{UNREADABLE}: {error}"
     for name, found in sizes.items():
         if name in ours and found != tuple(ours[name].shape):
             return f"has {name} as {list(found)}, and the spec as {list(ours[name].shape)}"

@@ -14,7 +14,7 @@ from torch import nn
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded, load
 from runners.run_folder import RunFolder, identity
-from runners.start import take
+from runners.start import UNREADABLE, take
 from runners.train import build_model, recipe_and_data
 from runners.weights import epoch_of
 
@@ -67,6 +67,9 @@ def open_trained(path: Path, which: Which = "best", packages: Sequence[str] = ()
     model = build_model(loaded)
     if (problem := take(weights, model)) is not None:
         help = f"weights go with the spec that they were trained by: {folder.spec}"
+        if problem.startswith(UNREADABLE):
+            other = next(each for each in WHICH if each != which)
+            help = f"the file is damaged; `--weights {other}` takes the others"
         raise SpecError([Diagnostic("E606", f"{weights} {problem}", None, help)])
     return Trained(folder, loaded, model.eval(), weights, epoch_of(weights))
 

@@ -142,7 +142,7 @@ def _planned(
     if not more or more == most_kept(calls):
         return []
     kept = keeping(more, calls)
-    name = f"{frugal.name}, of {calls} calls {kept.stored} stored, {kept.results} with results"
+    name = f"{frugal.name}, {kept.stored} stored, {kept.results} results"
     return [replace(within(more), name=name)]
 
 
