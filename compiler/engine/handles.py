@@ -29,7 +29,17 @@ class Rebuilds(Protocol):
 class Handle:
     """Stands in the graph for a tensor that was not kept."""
 
-    __slots__ = ("__weakref__", "group", "index", "is_kept", "kind", "tape", "tensor", "version")
+    __slots__ = (
+        "__weakref__",
+        "group",
+        "index",
+        "is_kept",
+        "kind",
+        "result",
+        "tape",
+        "tensor",
+        "version",
+    )
 
     def __init__(self, tape: Rebuilds, group: Group, index: int, tensor: Tensor) -> None:
         self.tape, self.group, self.index = tape, group, index
@@ -37,6 +47,8 @@ class Handle:
         self.tensor: Tensor | None = None
         self.is_kept = False
         """The tensor stays from the forward pass on."""
+        self.result: Kept | None = None
+        """That of the call, where it is kept: for as long as anything is asked for of the call."""
         self.version = 0
 
 
@@ -95,10 +107,19 @@ class Group:
             if handle is not None and not handle.is_kept:
                 handle.tensor = None
 
-    def keep_last(self, result: Tensor) -> None:
-        """Of a call that is running, keep the last tensors, as many as are smaller than half of
-        its result: masks, factors of norms. They come behind its last layer, which a replay would
-        run to come by them."""
+    def keep_result(self, result: Tensor) -> Kept:
+        """Keep the result of a call that is running, and its last tensors, as many as are smaller
+        than half of that: masks, factors of norms. They come behind the last layer, which a replay
+        would run to come by them. All of it goes when the last handle does."""
+        kept = Kept(result.detach())
+        self._keep_last(result)
+        for reference in self.handles:
+            handle = reference()
+            if handle is not None:
+                handle.result = kept
+        return kept
+
+    def _keep_last(self, result: Tensor) -> None:
         room = result.nbytes // 2
         for reference in reversed(self.handles):
             handle = reference()

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +70,8 @@ class Tape:
         """Results of calls, until their step is done with."""
         self.keeps = frozenset(calls_of(layers)[-results:] if results else ())
         """The calls whose results stay from the forward pass on."""
-        self.kept_results: dict[tuple[int, int], Kept] = {}
-        """What these are, in the dtype that the function gave."""
+        self.kept_results = WeakValueDictionary[tuple[int, int], Kept]()
+        """What these are, in the dtype that the function gave. Handles hold them."""
 
     # Recording
 
@@ -115,8 +116,7 @@ class Tape:
     def keep_result(self, group: Group, result: Tensor) -> None:
         """Keep the result of a running call, if that is one of those."""
         if (group.step, group.call) in self.keeps:
-            group.keep_last(result)
-            self.kept_results[group.step, group.call] = Kept(result.detach())
+            self.kept_results[group.step, group.call] = group.keep_result(result)
 
     # Replaying
 

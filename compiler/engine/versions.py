@@ -16,7 +16,7 @@ def version_of(tensor: Tensor) -> int:
 class Kept:
     """A saved tensor that is a parameter, buffer or draw: kept itself, with its version."""
 
-    __slots__ = ("tensor", "version")
+    __slots__ = ("__weakref__", "tensor", "version")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.version = tensor, version_of(tensor)

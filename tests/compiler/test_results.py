@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import archspec
 from archspec.loading import load
+from compiler.engine.tape import Tape
 from compiler.memory import LiveBytes, step_memory
 from compiler.stage import Stage
 
@@ -163,6 +165,22 @@ def test_each_result_costs_its_bytes(strategy: str) -> None:
         model(value).square().mean().backward()
         model.zero_grad()
     assert live.now == 0
+
+
+def test_results_go_as_backward_passes_by_them() -> None:
+    """What is left of them towards the end is for calls that are still to come."""
+    model = network({**additive(), "depth": 8, "backward": {"reversible": {"results": 16}}})
+    tapes = []
+
+    def count(gradient: Tensor) -> None:
+        found = [t for t in gc.get_objects() if issubclass(type(t), Tape)]
+        tapes.append(sum(len(tape.kept_results) for tape in found))
+
+    for layer in model.stages[0].layers:
+        next(layer.F.parameters()).register_hook(count)
+    model(torch.randn(2, 5, 6, dtype=torch.float64)).sum().backward()
+    assert tapes == sorted(tapes, reverse=True)
+    assert tapes[-1] <= 2 < 14 <= tapes[0]
 
 
 def test_under_autocast_results_are_kept_as_functions_give_them() -> None:
