@@ -51,6 +51,8 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
         return over
     if _is_another_choice(base, over, path):
         return over
+    if len(path) == 4 and path[::2] == ("stages", "backward") and SCHEDULES & set(over.map):
+        base = base.without(*SCHEDULES)  # of which a stage has one
     kept = _without_replaced_program(base, over, path)
     if path == () and "recipe" in over.map:
         kept = _without_recipe(kept)
@@ -88,8 +90,6 @@ def _is_another_choice(base: Node, over: Node, path: Path) -> bool:
         return set(over.map) != set(base.map)
     if len(path) == 3 and path[0] == "stages" and path[2] == "backward":
         return set(over.map) != set(base.map)
-    if len(path) == 4 and path[0] == "stages" and path[2] == "backward":
-        return bool(SCHEDULES & set(over.map)) and not SCHEDULES & set(over.map) & set(base.map)
     is_constant = len(path) == 4 and path[0] == "stages" and path[2] == "constants"
     made = {"learn", "draw"}
     return (

@@ -69,6 +69,12 @@ class Data:
             validation = replace(validation, samples=training.samples)
         return Data(training, validation, self.test.on(device), self.classes)
 
+    def close(self) -> None:
+        """End the processes that read it."""
+        for split in (self.training, self.validation, self.test):
+            if split.workers is not None:
+                split.workers.close()
+
 
 def open_data(
     loaded: Loaded, entry: AnyData, seed: int, open_folders: OpenFolders = open_splits
@@ -91,7 +97,8 @@ def _images(loaded: Loaded, entry: AnyImages, seed: int, open_folders: OpenFolde
     augmented = _augmented(loaded, entry, found)
     everything = torch.arange(len(found.test.labels))
     seen = found.validation or found.evaluation
-    workers = Workers((found.training, seen, found.test), entry.workers)
+    kinds, size = (found.training, seen, found.test), len(found.training.labels)
+    workers = Workers(kinds, entry.workers, size)
     return Data(
         Split(found.training, training, augmented, workers, entry.repeat),
         Split(seen, validation, plain, workers),
@@ -203,9 +210,7 @@ def read(
 ) -> Iterator[Batch]:
     """Batches on `device`, prepared. `passed_over` is told of files that could not be read."""
     for found in _raw(split, batches, device, reading):
-        if isinstance(found, TrainingError):
-            raise found
-        inputs, targets, unreadable = found
+        inputs, targets, unreadable = _unless_error(found)
         if unreadable:
             passed_over(unreadable)
         if len(inputs) == 0:
@@ -217,14 +222,23 @@ def read(
         )
 
 
+def _unless_error(found: Read | TrainingError) -> Read:
+    """What was read. Raises the error that took its place."""
+    if not isinstance(found, TrainingError):
+        return found
+    try:
+        raise found
+    finally:
+        del found  # else it and this frame, and all before it, hold each other
+
+
 def _stand_in(split: Split, unreadable: Unreadable) -> tuple[Tensor, Tensor]:
     """A batch of the first sample that can be read. Raises `TrainingError` where none can."""
     for index in split.indices.tolist():
         found = Seeded((split.samples,)).__getitems__(SeededBatch(0, 0, [index]))
-        if isinstance(found, TrainingError):
-            raise found
-        if len(found[0]):
-            return found[0], found[1]
+        inputs, targets, _ = _unless_error(found)
+        if len(inputs):
+            return inputs, targets
     path, why = next(iter(unreadable.items()))
     raise TrainingError(f"no file of {len(split)} can be read, such as {path}: {why}")
 

@@ -28,7 +28,7 @@ from runners.augment import (
     plain_image,
     single_augmentation,
 )
-from runners.folders import OpenFolders, Splits, Statistics, open_splits, statistics_of
+from runners.folders import OpenFolders, Splits, Statistics, grey, open_splits, statistics_of
 from runners.lasso import UnsolvedError, solve
 from runners.samples import (
     ChangedImages,
@@ -257,8 +257,7 @@ def _imagenet(loaded: Loaded, entry: data.ImageNet, sizes: tuple[int, ...]) -> D
     plain = plain_image((height, width), entry.centre)
     statistics = IMAGENET_STATISTICS
     if sizes[0] == 1:
-        mean, std = (sum(values) / len(values) for values in statistics)
-        statistics = ((mean,), (std,))
+        statistics = grey(statistics)
     return _files(loaded, entry, Splits(train, test, None), plain, statistics)
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -66,11 +65,8 @@ def _autocast(recipe: Train, device: torch.device) -> list[Any]:
     return [Autocast(kind, device.type)] if kind else []  # type: ignore[arg-type]
 
 
-PATIENCE = timedelta(hours=2)
-"""That processes wait for each other: one of them may be unpacking ImageNet."""
-
 STRATEGIES: Mapping[str, Callable[[int], Strategy]] = {
-    "ddp": lambda count: DDPStrategy(timeout=PATIENCE, gradient_as_bucket_view=True),
+    "ddp": lambda count: DDPStrategy(gradient_as_bucket_view=True),
     "fsdp2": lambda count: ModelParallelStrategy(
         # FSDP takes no other layout.
         lambda network, mesh: shard(
@@ -78,7 +74,6 @@ STRATEGIES: Mapping[str, Callable[[int], Strategy]] = {
         ),
         data_parallel_size=count,
         tensor_parallel_size=1,
-        timeout=PATIENCE,
     ),
 }
 """By the number of processes."""

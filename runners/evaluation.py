@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -20,7 +21,7 @@ from runners.classification import Classified, classified
 from runners.data import Data, Reading, Split, in_order, open_data, read
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
-from runners.folders import OpenFolders, open_held_out, open_splits
+from runners.folders import OpenFolders, open_held_out, open_splits, unlike
 from runners.other_data import TRAINED_ON, of_trained, with_data
 from runners.run_folder import identity
 from runners.standing import Score
@@ -32,7 +33,6 @@ Part = Literal["test", "validation"]
 PARTS: tuple[Part, ...] = ("test", "validation")
 OPEN: Mapping[Part, OpenFolders] = {"test": open_held_out, "validation": open_splits}
 """A test needs nothing to train on."""
-MOST_NAMED = 10
 LOG = logging.getLogger("archspec")
 CUT_FROM = ("validation", "samples")
 """Keys of data that the test split does not depend on, beside `TRAINED_ON`."""
@@ -179,7 +179,7 @@ def evaluate_run(
     check_classes(trained, opened)
     split = (opened.test if part == "test" else opened.validation).on(fabric.device)
     means = Means(batch or recipe.at_once, str(fabric.device), recipe.precision)
-    with matrix_precision(recipe):
+    with closing(opened), matrix_precision(recipe):
         found = measure(trained.model, task, split, means.batch, fabric)
     names, classes = opened.classes, None
     if isinstance(loaded.spec.task, Classify):
@@ -243,10 +243,8 @@ def check_classes(trained: Trained, data: Data) -> None:
     except (OSError, ValueError):  # classes without names, or a run of an earlier version
         return
     if data.classes and list(data.classes) != known:
-        theirs, ours = (", ".join(names[:MOST_NAMED]) for names in (data.classes, known))
         LOG.warning(
-            "the classes of these data are %s, and the network was trained on %s: the first are "
-            "taken for the first, and so on",
-            theirs,
-            ours,
+            "warning: these data have other classes than those that the network was trained on: "
+            "%s. The first are taken for the first, and so on",
+            unlike(known, data.classes),
         )

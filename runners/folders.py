@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from torchvision.datasets import DatasetFolder
@@ -75,7 +76,9 @@ def open_held_out(
     place. Raises `SpecError`."""
     root = Path(entry.path)
     held_out = [name for name in ("test", "val") if (root / name).is_dir()]
-    if (root / "train").is_dir() or not held_out:
+    train = root / "train"
+    has_train = train.is_dir() and any(entry.is_dir() for entry in train.iterdir())
+    if has_train or not held_out:
         return open_splits(loaded, entry, noun, extensions)
     span = loaded.tree.where(("data", entry.kind, "path"))
     test = _of_split(root / held_out[0], noun, extensions, span)
@@ -111,6 +114,23 @@ def _lack(name: str, here: DatasetFolder, other: str, there: DatasetFolder) -> s
             more = f" and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
             parts.append(f"{one} lacks the classes of {two} {', '.join(odd[:MOST_NAMED])}{more}")
     return ", and ".join(parts)
+
+
+def unlike(known: Sequence[str], found: Sequence[str]) -> str:
+    """The first places in which two lists of classes differ, which do."""
+    places = [
+        f"class {place} was {one or 'not there'}, and is {other or 'not there'}"
+        for place, (one, other) in enumerate(zip_longest(known, found))
+        if one != other
+    ]
+    more = f"; and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+    return "; ".join(places[:MOST_NAMED]) + more
+
+
+def grey(statistics: Statistics) -> Statistics:
+    """Of images in colour, for the same in grey."""
+    mean, std = (sum(values) / len(values) for values in statistics)
+    return (mean,), (std,)
 
 
 def statistics_of(loaded: Loaded, entry: AnyFolder, channels: int) -> Statistics:

@@ -24,7 +24,7 @@ from runners.datasets import (
     IMAGENET_STATISTICS,
     NOISE_STATISTICS,
 )
-from runners.folders import Statistics
+from runners.folders import Statistics, grey
 
 OPTION = "--data"
 """What errors call the text."""
@@ -125,6 +125,8 @@ def _known(loaded: Loaded, kind: str) -> dict[str, Node]:
         statistics = None if entry is None else STATISTICS.get(entry.kind)
     if statistics is None:
         return {}
+    if loaded.spec.input.shape.sizes[0] == 1 < len(statistics[0]):
+        statistics = grey(statistics)
     known = dict(zip(("mean", "std"), map(node_of, statistics), strict=True))
     if isinstance(entry, ImageNet) and kind == "image_folder":
         known["centre"] = node_of(entry.centre)

@@ -9,6 +9,7 @@ alike, or they wait for each other for ever. Such a value goes through `by_first
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -51,15 +52,20 @@ def gathered(values: Tensor, fabric: Fabric) -> list[Any]:
     return list(torch.stack(rows).tolist())
 
 
+PATIENCE = timedelta(hours=2)
+"""That processes wait for the first one, which may be unpacking ImageNet; not for one that is lost
+later, while others hold their GPUs."""
+
+
 def first_before_others(call: Callable[[], T], fabric: Fabric) -> T:
     """What `call` gives to each process; on each machine the first one makes it before the others,
     which then find what it has downloaded and unpacked."""
-    if fabric.local_rank == 0:
-        found = call()
-        fabric.barrier()
-        return found
-    fabric.barrier()
-    return call()
+    if fabric.world_size == 1:
+        return call()
+    patient = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    found = [call()] if fabric.local_rank == 0 else []
+    torch.distributed.barrier(patient)  # type: ignore[arg-type]
+    return found[0] if found else call()
 
 
 def as_in_first(network: nn.Module, fabric: Fabric) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from archspec.training import Train
@@ -101,6 +103,19 @@ def out_of_time(recipe: Train, seconds: float) -> bool:
     return recipe.max_minutes is not None and seconds >= 60 * recipe.max_minutes
 
 
+LITTLE = 2**30
+"""Bytes."""
+
+
+def _space(folder: Path) -> str:
+    """How little is left on a disk, if it is little: torch does not say that this is why."""
+    with suppress(OSError):
+        free = shutil.disk_usage(folder).free
+        if free < LITTLE:
+            return f" ({free / MIB:,.0f} MiB are free)"
+    return ""
+
+
 def save(run: Run, standing: Standing) -> None:
     """Write a checkpoint. Raises `TrainingError` where that cannot be; the last one is then left as
     it was."""
@@ -108,8 +123,7 @@ def save(run: Run, standing: Standing) -> None:
     try:
         checkpoints(run.parts).save_checkpoint(folder, run.parts, standing, run.who.spec)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
-        free = shutil.disk_usage(folder.path).free / MIB
-        why = (str(error) or type(error).__name__).splitlines()[0] + f" ({free:,.0f} MiB are free)"
+        why = (str(error) or type(error).__name__).splitlines()[0] + _space(folder.path)
         message = f"cannot write {folder.checkpoint} after {standing.where}: {why}"
         raise TrainingError(f"{message}. The one before it is whole") from None
     # A process that ends makes `torchrun` end the others, which may still be writing.

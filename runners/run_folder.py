@@ -284,18 +284,21 @@ def _refuse_others(folder: RunFolder, who: Identity) -> None:
     except (ValueError, KeyError, TypeError):
         raise _refusal(f"{folder.run} is not a run's description", NEW_ONE) from None
     if theirs != who.spec:
+        differences = _differences(folder.spec, who.of)
         message = f"{folder.path} holds the run of another spec (see {folder.spec})"
         help = f"a run continues only with the spec that began it; {NEW_ONE}"
-        raise _refusal(message, help, _differences(folder.spec, who.of))
+        if not differences:
+            message = f"{folder.path} holds a run of this spec by another version of archspec"
+            help = f"that version goes on with it; or {ANOTHER}"
+        raise _refusal(message, help, differences)
 
 
 def _differences(path: Path, ours: Spec) -> str:
-    """The first values in which the spec of a file is another than ours; nothing if it cannot be
-    read."""
+    """The first values in which the spec of a file is another than ours."""
     try:
         there = dict(_values(load(path).spec.model_dump(mode="json")))
     except SpecError:
-        return ""
+        return f"{path} cannot be read"
     here = dict(_values(ours.model_dump(mode="json")))
     names = [n for n in (there | here) if there.get(n, _NONE) != here.get(n, _NONE)]
     shown = [f"{n} is {there.get(n, _NONE)} there, {here.get(n, _NONE)} here" for n in names]

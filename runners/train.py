@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from runners.devices import device_name, matrix_precision, open_fabric
 from runners.drift_log import drift_scalars
 from runners.errors import TrainingError, TrainingStopped
 from runners.files import write_json
+from runners.folders import unlike
 from runners.layout import channels_last_where_it_pays
 from runners.loop import Step, evaluate, train_epoch
 from runners.parts import set_up
@@ -76,9 +78,13 @@ def train(
     data = first_before_others(lambda: open_data(loaded, entry, recipe.seed), fabric)
     model = start(loaded, recipe, task, folder, fabric)
     plan(loaded, model, recipe, fabric, quiet)
-    with _folder(folder, loaded, who, fabric), matrix_precision(recipe), asked_to_end() as asked:
-        if fabric.is_global_zero and data.classes and not folder.classes.is_file():
-            write_json(folder.classes, list(data.classes))
+    with (
+        closing(data),
+        _folder(folder, loaded, who, fabric),
+        matrix_precision(recipe),
+        asked_to_end() as asked,
+    ):
+        by_first(lambda: keep_classes(folder, data.classes), fabric)
         parts = set_up(fabric, model, recipe)
         unreadable = passed_over(folder.unreadable, fabric.is_global_zero)
         run = Run(folder, who, recipe, task, data.on(fabric.device), parts, unreadable, asked)
@@ -95,6 +101,21 @@ def train(
             why = error.strerror or str(error) or type(error).__name__
             raise TrainingError(f"the run has ended at {where}: {why}") from None
     return result
+
+
+def keep_classes(folder: RunFolder, classes: Sequence[str]) -> None:
+    """Write the names of the classes. Raises `SpecError` where they are not those that the run was
+    begun with: labels go by their order."""
+    if not classes:
+        return
+    if not folder.classes.is_file():
+        write_json(folder.classes, list(classes))
+        return
+    known = json.loads(folder.classes.read_text(encoding="utf-8"))
+    if known != list(classes):
+        message = f"the run in {folder.path} was begun with other classes: {unlike(known, classes)}"
+        help = "a run continues only with the data that began it; choose another with --output"
+        raise SpecError([Diagnostic("E604", message, None, help)])
 
 
 def _done(folder: RunFolder, result: TrainResult) -> None:
@@ -226,7 +247,7 @@ def one_epoch(
         parts,
         task,
         run.data.validation,
-        recipe.at_once,
+        evaluated_at_once(run),
         run.unreadable.note,
         # Several processes validate to the end: they must agree before they stop.
         lambda: stop_if_asked(run, standing, run.asked.by if alone else 0),
@@ -309,6 +330,11 @@ def report(
     records.epoch(epoch, scalars | drift_scalars(run.parts, run.data.validation), used.kind)
 
 
+def evaluated_at_once(run: Run) -> int:
+    """Samples, of all processes together: each has one at least."""
+    return max(run.recipe.at_once, run.parts.fabric.world_size)
+
+
 def conclude(run: Run, standing: Standing) -> TrainResult:
     """Read the test set, once, with the weights that validation chose. A signal ends that, alone,
     and nothing has to be saved: the next sitting begins here."""
@@ -321,7 +347,7 @@ def conclude(run: Run, standing: Standing) -> TrainResult:
         if alone and run.asked.by:
             raise TrainingStopped(run.asked.by, standing.where)
 
-    batch = run.recipe.at_once
+    batch = evaluated_at_once(run)
     tested = evaluate(parts, run.task, run.data.test, batch, run.unreadable.note, stop)
     all_unreadable(run)
     return TrainResult(

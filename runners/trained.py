@@ -101,6 +101,8 @@ def _runs_within(path: Path) -> str:
     if found := runs_in(path):
         more = f" and {len(found) - MOST_TOLD} more" if len(found) > MOST_TOLD else ""
         return f"runs in it, the latest first: {_listed(found[:MOST_TOLD])}{more}"
+    if RunFolder(path).result.is_file():
+        return f"the run is finished: remove {path}, and train anew"
     if RunFolder(path).run.is_file():
         return "its other files are there: `archspec train` with its spec writes it anew"
     named = [run for run in runs_in(RUNS) if run.name == path.name]

@@ -39,9 +39,10 @@ class PassedOver:
 
     def with_those_of(self, others: Sequence[Unreadable]) -> None:
         """Know, and write, what other processes have met too."""
+        before = len(self.known)
         for found in others:
             self.known.update(found)
-        if self.writes and any(others):
+        if self.writes and len(self.known) > before:
             write_json(self.file, self.known)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from runners.errors import TrainingError
-from runners.samples import Read, Samples
+from runners.samples import HeldImages, Read, Samples
 
 WORTH_WORKERS = 2000
 """Samples."""
@@ -52,10 +52,12 @@ class Workers:
     and later passes, over samples of any of these kinds, find them there: where processes are not
     forked, each takes seconds to start. One pass is over, or given up, before the next begins."""
 
-    def __init__(self, kinds: Sequence[Samples], count: int | None) -> None:
-        self.kinds = tuple(kinds)
+    def __init__(self, kinds: Sequence[Samples], count: int | None, size: int = 0) -> None:
+        # Samples in memory are read where they are, and need not go to other processes.
+        self.kinds = tuple(kind for kind in kinds if not isinstance(kind, HeldImages))
         self.count = count
-        """None: as many as are worth it."""
+        """None: as many as are worth it for `size` samples in a pass."""
+        self.size = size
         self._batches: list[SeededBatch] = []
         self._kept: DataLoader[Any] | None = None
 
@@ -67,8 +69,7 @@ class Workers:
         self._batches[:] = [SeededBatch(place, seed, indices) for seed, indices in batches]
         if self._kept is not None:
             return iter(self._kept)
-        size = sum(len(indices) for _, indices in batches)
-        count = enough_workers(size) if self.count is None else self.count
+        count = enough_workers(self.size) if self.count is None else self.count
         loader: DataLoader[Any] = DataLoader(
             Seeded(self.kinds),  # type: ignore[arg-type]  # read by __getitems__ alone
             batch_sampler=self._batches,  # type: ignore[arg-type]  # goes there as it is
@@ -82,6 +83,19 @@ class Workers:
         if count:
             self._kept = loader
         return iter(loader)
+
+    def close(self) -> None:
+        """End the processes. Without it an error that ends a run would keep them: it keeps the
+        frames in which they are read, and when the interpreter exits it waits for them."""
+        kept, self._kept = self._kept, None
+        iterator: Any = getattr(kept, "_iterator", None)
+        if iterator is None:
+            return
+        iterator._shutdown_workers()
+        for process in iterator._workers:
+            if process.is_alive():  # it is deaf to being asked
+                process.kill()
+                process.join()
 
 
 def enough_workers(count: int) -> int:

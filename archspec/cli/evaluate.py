@@ -36,7 +36,7 @@ FILES = ("evaluation.json", "confusion.svg", "reliability.svg")
     help="Which part of the data.",
 )
 @weights_option
-@click.option("--batch", type=click.IntRange(min=1), help="Samples at a time; the recipe's.")
+@click.option("--batch", type=click.IntRange(min=1), help="Samples at a time; as in training.")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),

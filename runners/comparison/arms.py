@@ -161,7 +161,9 @@ def _places(loaded: Loaded, path: str) -> list[str]:
     if not path.startswith("constants."):
         head = path.split(".")
         known = head[0] in type(loaded.spec).model_fields
-        return [path] if known and (head[0] != "stages" or head[1] in loaded.spec.stages) else []
+        if head[0] == "stages":
+            known = len(head) > 1 and head[1] in loaded.spec.stages
+        return [path] if known else []
     name = path.removeprefix("constants.").partition(".")[0]
     return [
         f"stages.{stage}.{path}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def check_report(arms: Sequence[Arm], seeds: int, baseline: Arm, folder: Path) -
 def _refuse_others(folder: Path) -> None:
     """A study is written into a folder of its own."""
     there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    strange = [name for name in there if not name.startswith(".")]
-    if strange and "runs" not in strange:
+    own = re.compile(r"\..*|runs|report\..*|.*\.svg")
+    if strange := [name for name in there if not own.fullmatch(name)]:
         message = f"{folder} is no study and holds {strange[0]}"
         raise SpecError([Diagnostic("E604", message, None, "choose another folder with --output")])
 

@@ -39,9 +39,13 @@ def _batches(report: Report) -> str:
 
 def svg(title: str, draw: Callable[[Axes], None]) -> str:
     """One plot."""
-    # Texts stay texts, and names inside differ between the plots of one page.
-    # A name of the user's is no formula.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False}):
+    with rc_context(
+        {
+            "svg.fonttype": "none",  # texts stay texts
+            "svg.hashsalt": title,  # names inside differ between the plots of one page
+            "text.parse_math": False,  # a name of the user's is no formula
+        }
+    ):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()

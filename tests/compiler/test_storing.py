@@ -143,6 +143,8 @@ def test_settings() -> None:
     base = small_spec({**additive(), "backward": {"checkpoint": {"every": 2}}})
     both = load(base, ["stages.trunk.backward.checkpoint.stored=1"])
     assert both.spec.stages["trunk"].backward == CheckpointBackward(every=2, stored=1)
+    other = load(both.spec, ["stages.trunk.backward.checkpoint.slots=3"])
+    assert other.spec.stages["trunk"].backward == CheckpointBackward(slots=3, stored=1)
 
 
 def test_an_emitted_file_stores_as_many() -> None:

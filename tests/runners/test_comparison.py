@@ -218,7 +218,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(SpecError, match=r"E604.* is no study and holds train"):
         check_report(arms, 3, arms[0], tmp_path)
-    (tmp_path / "runs").mkdir()  # of a study that was stopped
+    (tmp_path / "runs").mkdir()  # a project may have runs of its own
+    with pytest.raises(SpecError, match=r"E604.* is no study and holds train"):
+        check_report(arms, 3, arms[0], tmp_path)
+    (tmp_path / "train").rmdir()  # then it is a study that was stopped
     check_report(arms, 3, arms[0], tmp_path)
 
 

@@ -188,6 +188,14 @@ def test_a_test_needs_nothing_to_train_on(runs: Path, folder: Path) -> None:
         evaluate_run(trained, part="validation", data=str(folder), device="cpu")
 
 
+def test_a_finished_run_without_its_spec(runs: Path, tmp_path: Path) -> None:
+    """Training would only say that it is finished."""
+    shutil.copytree(runs / "momentum", tmp_path / "run")
+    (tmp_path / "run" / "spec.yaml").unlink()
+    with pytest.raises(SpecError, match="the run is finished: remove"):
+        open_trained(tmp_path / "run")
+
+
 def test_other_classes_are_warned_of(
     runs: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,7 +206,7 @@ def test_other_classes_are_warned_of(
         (tmp_path / "run" / "classes.json").write_text(json.dumps(known), encoding="utf-8")
         caplog.clear()
         evaluate_run(trained, data=str(folder), device="cpu")
-        assert ("was trained on 0, 1, 2" in caplog.text) == warned
+        assert ("class 9 was ten, and is 9. The first are" in caplog.text) == warned
 
 
 def test_a_folder_is_read_as_that_of_the_run_was() -> None:

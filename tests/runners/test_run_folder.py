@@ -81,6 +81,18 @@ def test_a_key_that_is_not_said_is_no_part_of_an_identity(tiny: Tiny) -> None:
     assert "accumulate" in tiny().spec.model_dump()["train"]
 
 
+def test_a_run_of_another_version_is_said_to_be_one(tiny: Tiny, tmp_path: Path) -> None:
+    """And not of another spec."""
+    loaded, folder = tiny(), RunFolder(tmp_path)
+    who = identity(loaded.spec)
+    with opened(folder, loaded, who):
+        pass
+    described = json.loads(folder.run.read_text())
+    folder.run.write_text(json.dumps({**described, "spec_hash": "another"}))
+    with pytest.raises(SpecError, match="holds a run of this spec by another version"):
+        finished(folder, who)
+
+
 def test_a_folder_describes_its_run(tiny: Tiny, tmp_path: Path) -> None:
     loaded, folder = tiny(), RunFolder(tmp_path / "deep" / "run")
     who = identity(loaded.spec)
