@@ -99,6 +99,13 @@ class Group:
                 return number
         return 0
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest storage that is captured."""
+        handles = (reference() for reference in self.handles)
+        found = (handle.tensor for handle in handles if handle is not None)
+        return max((t.untyped_storage().nbytes() for t in found if t is not None), default=0)
+
     def end(self) -> None:
         """End the forward pass of a call: let go of the tensors that it would have saved."""
         self.is_running = False

@@ -84,13 +84,16 @@ class ReversibleTape(Tape):
             self.results.clear()
 
     def undo_replayed(self, step: int) -> None:
-        """Undo an update once nothing more is asked for at it: the results of its calls need not
-        stay until their gradients are there."""
+        """Undo an update once nothing more is asked for at it, so that the results of its calls
+        need not stay until their gradients are there: where these take more than undoing does, of
+        which the largest tensor that was captured and the stream tell."""
         update = self.steps[step][2]
         if not isinstance(update, Update) or update.is_temporary or self.position != step + 1:
             return
         is_known = all((step, index) in self.results for index in range(len(self.calls[step])))
-        if is_known and self.waiting and not self.arithmetic[step].wanted:
+        if not is_known or not self.waiting or self.arithmetic[step].wanted:
+            return
+        if max(group.largest for group in self.calls[step]) >= 2 * self.here[update.target].nbytes:
             self.undo()
 
     def exactly_again(self, value: Tensor, compute: Callable[[Information], Tensor]) -> Tensor:
