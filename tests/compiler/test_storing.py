@@ -25,7 +25,7 @@ from compiler.stage import Stage
 from compiler.storing import cut
 
 RANDOM = settings(
-    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=60
+    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=100
 )
 PAIR = {"depth": 4, "coupling": "momentum_pair", "functions": {"F": DROPPING, "G": BRANCH}}
 

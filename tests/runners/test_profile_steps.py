@@ -70,9 +70,8 @@ def test_a_stage_without_an_inverse_keeps_what_its_spec_says() -> None:
     assert repr(network.stages[0].checkpoints) == spec
 
 
-@pytest.mark.parametrize(
-    ("settings", "accumulate"), [([], 1), (["stages.trunk.smoothness=0.1"], 4)]
-)
+@pytest.mark.parametrize("settings", [[], ["stages.trunk.smoothness=0.1"]])
+@pytest.mark.parametrize("accumulate", [1, 4])
 def test_a_step_of_training_takes_what_is_predicted(
     settings: list[str], accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
