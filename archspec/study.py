@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from archspec.diagnostics import Diagnostic, Span, SpecError, nearest
-from archspec.loading import SETTING, find, read_file
+from archspec.finding import find
+from archspec.loading import SETTING, read_file
 from archspec.onekey import Model
 from archspec.spec import FileName
 from archspec.tree import Node

@@ -27,7 +27,7 @@ from result_file import write_result
 from torch import Tensor, nn
 
 import archspec
-from archspec.loading import zoo
+from archspec.finding import zoo
 from compiler.drift import Drift, drift, factor_apart, given_by
 from compiler.network import Network
 

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from archspec.citations import family_of
-from archspec.loading import Loaded, load, zoo
+from archspec.finding import zoo
+from archspec.loading import Loaded, load
 from archspec.spec import ARCHITECTURE
 from compiler.resolve import resolve
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from archspec.loading import zoo
+from archspec.finding import zoo
 from archspec.study import load_study
 from runners.comparison.arms import open_arms
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from archspec.loading import load, zoo
+from archspec.finding import zoo
+from archspec.loading import load
 from archspec.tree import MAX_CHARACTERS, MAX_NODES
 from compiler.emission import emit
 from compiler.resolve import resolve

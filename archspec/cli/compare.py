@@ -139,7 +139,8 @@ def _study(specs: tuple[str, ...], settings: tuple[str, ...]) -> Study:
     """That of a file, or one of specs by their names. Raises `SpecError`."""
     from dataclasses import replace
 
-    from archspec.loading import find, is_study, read_file, zoo
+    from archspec.finding import find, zoo
+    from archspec.loading import is_study, read_file
     from archspec.study import Entrant, Study, load_study
 
     if len(specs) == 1:

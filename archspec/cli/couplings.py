@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from archspec.diagnostics import SpecError
 from archspec.expressions import Permute, calls
-from archspec.loading import load, read_file, zoo
+from archspec.finding import zoo
+from archspec.loading import load, read_file
 from archspec.parsing import ExpressionError, parse_statement
 from archspec.spec import Coupling
 from archspec.validation import validate

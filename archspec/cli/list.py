@@ -40,7 +40,7 @@ def command(
     import json
     from dataclasses import asdict
 
-    from archspec.loading import zoo
+    from archspec.finding import zoo
 
     if of_couplings:
         _list_couplings(patterns, family, as_json)
@@ -62,7 +62,7 @@ def _list_couplings(patterns: tuple[str, ...], family: str | None, as_json: bool
     import json
 
     from archspec.cli.couplings import shipped, table
-    from archspec.loading import zoo
+    from archspec.finding import zoo
 
     if family is not None:
         raise click.UsageError("couplings have no family: leave out --family")
@@ -80,7 +80,7 @@ def _named(paths: list[Path], patterns: tuple[str, ...]) -> list[Path]:
     """The files of these names. Raises `click.UsageError` for a pattern that is no spec's."""
     from fnmatch import fnmatchcase
 
-    from archspec.loading import near, zoo
+    from archspec.finding import near, zoo
 
     for pattern in patterns:
         if not any(fnmatchcase(path.stem, pattern) for path in paths):

@@ -86,7 +86,7 @@ def _path(name: str) -> Path:
 
 def _inherited(parent: str) -> str:
     """What `extends` calls a spec. Raises `click.UsageError` where it has no name for it."""
-    from archspec.loading import find, zoo
+    from archspec.finding import find, zoo
 
     path = find(parent, Path.cwd(), None).resolve()
     if path.parent not in (Path.cwd().resolve(), zoo().resolve()) or path.suffix != ".yaml":

@@ -30,7 +30,7 @@ def spec_name(
 
 def tell_shadow(name: str, folder: str, what: str) -> None:
     """The note of a name that means a file of this folder, and not what ships under it."""
-    from archspec.loading import shadowed
+    from archspec.finding import shadowed
 
     if file := shadowed(name, folder):
         note = f"note: `{name}` is {file} here, and not the shipped {what} of that name"

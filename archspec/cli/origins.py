@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from archspec.loading import SETTING, zoo
+from archspec.finding import zoo
+from archspec.loading import SETTING
 from archspec.tree import Node
 
 

@@ -47,7 +47,8 @@ def command(
 
     from archspec.cli.origins import origin
     from archspec.dumping import dump
-    from archspec.loading import find, load, ordered
+    from archspec.finding import find
+    from archspec.loading import load, ordered
     from archspec.starting import SCHEMA, readdressed
     from compiler.picture import pictures
     from compiler.picture_text import WIDTH, draw
@@ -77,7 +78,8 @@ def command(
 def _coupling(name: str) -> Path | None:
     """The file of the coupling that a name means, unless it means a spec."""
     from archspec.diagnostics import SpecError
-    from archspec.loading import coupling_file, find, read_file
+    from archspec.finding import coupling_file, find
+    from archspec.loading import read_file
 
     try:
         path = find(name, Path.cwd(), None)

@@ -6,7 +6,8 @@ import re
 from functools import cache
 
 from archspec.dumping import dump
-from archspec.loading import PROGRAM, load, ordered, zoo
+from archspec.finding import zoo
+from archspec.loading import PROGRAM, load, ordered
 
 MAIN = "spec.yaml"
 """The file of a mutant that is loaded."""

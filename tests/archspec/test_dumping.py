@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from archspec.cli.origins import origin
 from archspec.diagnostics import SpecError
 from archspec.dumping import dump, node_of
-from archspec.loading import load, zoo
+from archspec.finding import zoo
+from archspec.loading import load
 from archspec.spec import Coupling
 from archspec.tree import read
 from archspec.validation import validate

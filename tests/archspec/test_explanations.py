@@ -24,7 +24,8 @@ import runners
 from archspec.cli import main
 from archspec.diagnostics import SpecError
 from archspec.explanations import Example, explanations, parse
-from archspec.loading import Loaded, load, zoo
+from archspec.finding import zoo
+from archspec.loading import Loaded, load
 from archspec.spec import Spec
 from archspec.tree import read
 from compiler.resolve import resolve

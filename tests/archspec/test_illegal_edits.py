@@ -12,7 +12,8 @@ from refusals import check_error
 from spec_edits import edited, scribbled
 
 from archspec.diagnostics import SpecError
-from archspec.loading import load, read_file, zoo
+from archspec.finding import zoo
+from archspec.loading import load, read_file
 from compiler.resolve import resolve
 
 FILES = sorted(zoo().glob("*.yaml"))

@@ -9,7 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from archspec.diagnostics import SpecError
-from archspec.loading import Loaded, find, load
+from archspec.finding import find
+from archspec.loading import Loaded, load
 from archspec.shapes import Tokens
 from archspec.spec import Drawn, Learned
 from archspec.training import Sgd

@@ -9,7 +9,8 @@ import pytest
 
 from archspec.augmentation import CutMix, HorizontalFlip, RandomCrop
 from archspec.diagnostics import SpecError
-from archspec.loading import Loaded, load, read_file, zoo
+from archspec.finding import zoo
+from archspec.loading import Loaded, load, read_file
 from archspec.spec import Recipe
 from archspec.training import Cosine, Steps
 from archspec.validation import validate

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from archspec.cli import COMMANDS, main
-from archspec.loading import load, zoo
+from archspec.finding import zoo
+from archspec.loading import load
 from archspec.tree import read
 from compiler.resolve import resolve
 

@@ -18,7 +18,8 @@ from archspec.cited import cited, with_all_keys
 from archspec.cli import main
 from archspec.cli.couplings import shown
 from archspec.diagnostics import SpecError
-from archspec.loading import Loaded, load, zoo
+from archspec.finding import zoo
+from archspec.loading import Loaded, load
 from archspec.starting import written_out
 from archspec.tree import read
 from compiler.catalogue import SIZES, entry, sizes

@@ -13,7 +13,8 @@ import compiler.check
 import compiler.constants
 from archspec.diagnostics import SpecError
 from archspec.expressions import Expression, Number, fold
-from archspec.loading import load, zoo
+from archspec.finding import zoo
+from archspec.loading import load
 from compiler.constants import Interval, LayerValues, fixed_values, interval
 from compiler.places import MAX_WORK, Mistakes
 from compiler.resolve import resolve

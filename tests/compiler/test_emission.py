@@ -32,7 +32,8 @@ from zoo_specs import SPECS, reduced
 
 import archspec
 from archspec.citations import PAPERS
-from archspec.loading import Loaded, load, zoo
+from archspec.finding import zoo
+from archspec.loading import Loaded, load
 from compiler import base_stage, coefficients, engine, exact, information, self_check
 from compiler.emission import CannotEmitError, emit
 from compiler.emission.file import TAKEN_OVER

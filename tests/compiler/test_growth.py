@@ -10,7 +10,8 @@ import torch
 from one_stage import spec
 
 import archspec
-from archspec.loading import load, zoo
+from archspec.finding import zoo
+from archspec.loading import load
 from compiler.growth import layer_matrix, stability
 from compiler.plan import StagePlan
 from compiler.resolve import resolve

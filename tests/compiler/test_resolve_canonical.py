@@ -12,7 +12,8 @@ from one_stage import spec
 
 from archspec.diagnostics import SpecError
 from archspec.expressions import Assign, Binary, Expression, Name, Negative, Number, names, show
-from archspec.loading import load, read_file, zoo
+from archspec.finding import zoo
+from archspec.loading import load, read_file
 from archspec.parsing import parse_statement
 from compiler.canonical import NotAffineError, canonical, lift_calls, split, unlift
 from compiler.plan import Affine, General, Permutation, Temporary

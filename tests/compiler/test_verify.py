@@ -13,7 +13,7 @@ import torch
 from one_stage import spec as one_spec
 
 import archspec
-from archspec.loading import zoo
+from archspec.finding import zoo
 from compiler import engine
 from compiler.summary import summarise
 from compiler.verify import VerificationError, verify

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from archspec.diagnostics import SpecError
-from archspec.loading import load, zoo
+from archspec.finding import zoo
+from archspec.loading import load
 from archspec.study import Entrant, Study, load_study
 from runners.comparison.arms import Arm, baseline_of, open_arms, parse_sweep
 from runners.comparison.costs import Costs

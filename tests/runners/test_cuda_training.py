@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from archspec.loading import Loaded, zoo
+from archspec.finding import zoo
+from archspec.loading import Loaded
 from archspec.study import Entrant, Study
 from runners import loop
 from runners.comparison.arms import baseline_of, open_arms

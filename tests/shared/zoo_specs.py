@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import archspec
-from archspec.loading import Loaded, load, zoo
+from archspec.finding import zoo
+from archspec.loading import Loaded, load
 from compiler.plan import NetworkPlan
 from compiler.resolve import resolve
 
