@@ -21,19 +21,13 @@ import time
 
 import torch
 from result_file import write_result
+from small_spec import SMALL
 
 import archspec
 from compiler.memory import step_memory
 from compiler.network import Network
 
 STRATEGIES = ("store", "checkpoint", "reversible")
-SMALL = (
-    "input={image: [3, 64, 64]}",
-    "stem=[patch_embed: {patch: 8, width: 192}, position: learned]",
-    "stages.trunk.functions.F=[layer_norm, attention: {heads: 3}]",
-    "stages.trunk.functions.G=[layer_norm, mlp: {ratio: 4}]",
-)
-"""Settings that make a ViT-B spec small enough for a CPU: 64 tokens of width 192."""
 
 
 def main() -> None:

@@ -12,22 +12,18 @@ The result is printed and written to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import sys
 from collections.abc import Callable
 
 import torch
-from frontier import SMALL
-from result_file import write_result
+from result_file import write_rows
+from small_spec import SMALL
 
-import archspec
 from archspec.loading import load
 from archspec.training import Train
 from compiler.network import Network, build
 from compiler.resolve import resolve
-from runners.devices import device_name, find_device
+from runners.devices import find_device
 from runners.profile.measurement import now
 from runners.profile.step import TrainingStep
 
@@ -58,20 +54,8 @@ def main() -> None:
     ]
     for row in rows:
         print(f"{row['way']:34}{1000 * row['step_seconds']:9.1f} ms{row['step_ratio']:8.3f}")
-    result = {
-        "command": "python " + " ".join(sys.argv),
-        "machine": platform.processor() or platform.machine(),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "archspec": archspec.__version__},
-        "spec": arguments.spec,
-        "size": arguments.size,
-        "batch": arguments.batch,
-        "precision": arguments.precision,
-        "rows": rows,
-    }
     name = f"compiled_{arguments.spec}_{arguments.size}_{arguments.precision}_{device.type}"
-    write_result(name, json.dumps(result, indent=2) + "\n")
+    write_rows(name, rows, device, arguments)
 
 
 def plain(arguments: argparse.Namespace, device: torch.device) -> Network:

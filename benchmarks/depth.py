@@ -11,21 +11,17 @@ input are left out. The result is printed and written to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import sys
 import time
 
 import torch
-from result_file import write_result
+from result_file import write_rows
 
-import archspec
 from archspec.loading import load
 from compiler.memory import step_memory
 from compiler.network import Network, build
 from compiler.resolve import resolve
-from runners.devices import device_name, find_device
+from runners.devices import find_device
 
 DEPTHS = (10, 30, 100, 300, 1000)
 MOST_STORED = 100
@@ -55,17 +51,7 @@ def main() -> None:
                 f"{1000 * row['seconds'] / depth:9.3f} ms a layer"
             )
             rows.append(row)
-    result = {
-        "command": "python " + " ".join(sys.argv),
-        "machine": platform.processor() or platform.machine(),
-        "device": device_name(device),
-        "versions": {"torch": torch.__version__, "archspec": archspec.__version__},
-        "width": arguments.width,
-        "tokens": arguments.tokens,
-        "batch": arguments.batch,
-        "rows": rows,
-    }
-    write_result(f"depth_{device.type}", json.dumps(result, indent=2) + "\n")
+    write_rows(f"depth_{device.type}", rows, device, arguments)
 
 
 def network_of(depth: int, arguments: argparse.Namespace) -> Network:

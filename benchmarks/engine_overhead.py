@@ -11,17 +11,13 @@ a share of a call's forward pass. Seconds are those of the process, on one threa
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 
 import torch
-from result_file import write_result
+from result_file import write_rows
 
-import archspec
 from archspec.loading import load
 from archspec.training import Train
 from compiler.network import Network, build
@@ -46,13 +42,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
     rows = [row(name, arguments.repeats) for name in ("rev_vit_cifar10", "momrev_vit_cifar10")]
-    result = {
-        "command": "python " + " ".join(sys.argv),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {"torch": torch.__version__, "archspec": archspec.__version__},
-        "rows": rows,
-    }
-    write_result("engine_overhead", json.dumps(result, indent=2) + "\n")
+    write_rows("engine_overhead", rows, CPU)
 
 
 def row(name: str, repeats: int) -> dict[str, object]:

@@ -13,20 +13,17 @@ The result is printed and written to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sys
 from dataclasses import replace
 
 import torch
-from result_file import write_result
+from result_file import write_rows
+from small_spec import SMALL
 
-import archspec
 from archspec.loading import load
 from archspec.training import Train
 from compiler.network import build
 from compiler.resolve import resolve
-from runners.devices import device_name, find_device
+from runners.devices import find_device
 from runners.profile.measurement import memory_use, times
 from runners.profile.schedules import (
     CHECKPOINT,
@@ -39,13 +36,6 @@ from runners.profile.schedules import (
     most_kept,
 )
 
-SMALL = (
-    "input={image: [3, 64, 64]}",
-    "stem=[patch_embed: {patch: 8, width: 192}, position: learned]",
-    "stages.trunk.functions.F=[layer_norm, attention: {heads: 3}]",
-    "stages.trunk.functions.G=[layer_norm, mlp: {ratio: 4}]",
-)
-"""Settings that make a ViT-B spec small enough for a CPU: 64 tokens of width 192."""
 STEPS = 6
 """Of the planner, each way: as many with results as with activations."""
 
@@ -78,20 +68,8 @@ def main() -> None:
     ]
     for row in rows:
         print(f"{row['way']:34}{row['peak_bytes'] / 2**20:10.1f} MiB{row['step_ratio']:8.3f}")
-    result = {
-        "command": "python " + " ".join(sys.argv),
-        "machine": platform.processor() or platform.machine(),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "archspec": archspec.__version__},
-        "spec": arguments.spec,
-        "size": arguments.size,
-        "batch": arguments.batch,
-        "precision": arguments.precision,
-        "rows": rows,
-    }
     name = f"frontier_{arguments.spec}_{arguments.size}_{arguments.precision}_{device.type}"
-    write_result(name, json.dumps(result, indent=2) + "\n")
+    write_rows(name, rows, device, arguments)
 
 
 def schedules(calls: int) -> list[Schedule]:

@@ -12,17 +12,13 @@ largest call of a residual function saves. The result is printed and written to 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sys
 from collections.abc import Iterator
 
 import torch
-from result_file import write_result
+from result_file import write_rows
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-import archspec
 from archspec.loading import load
 from archspec.training import Train
 from compiler.base_stage import BaseStage
@@ -30,7 +26,7 @@ from compiler.memory import storage_of
 from compiler.network import Network
 from compiler.plan import NetworkPlan
 from compiler.resolve import resolve
-from runners.devices import device_name, find_device
+from runners.devices import find_device
 from runners.profile.cuda_rules import AutocastAsOnCuda
 from runners.profile.measurement import memory_use
 from runners.profile.prediction import Forecast
@@ -63,16 +59,9 @@ def main() -> None:
         for row in rows_of(name, precision, arguments.device)
     ]
     is_there = arguments.device == "cuda"
-    result = {
-        "command": "python " + " ".join(sys.argv),
-        "machine": platform.processor() or platform.machine(),
-        "device": device_name(find_device("cuda")) if is_there else "a GPU, predicted",
-        "versions": {"torch": torch.__version__, "archspec": archspec.__version__},
-        "batches": BATCHES,
-        "rows": rows,
-    }
+    device = find_device("cuda") if is_there else "a GPU, predicted"
     name = "memory_per_image_" + ("cuda" if is_there else "predicted")
-    write_result(name, json.dumps(result, indent=2) + "\n")
+    write_rows(name, rows, device)
 
 
 def rows_of(name: str, precision: str, device: str) -> Iterator[dict[str, object]]:

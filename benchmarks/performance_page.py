@@ -94,16 +94,14 @@ def peers(result: Found) -> list[str]:
             if "failure" in row:
                 yield (row["coupling"], row["contender"], row["failure"], "", "", "", "")
                 continue
-            error = row["gradient_error"]
-            largest = row.get("largest_batch")
             yield (
                 row["coupling"],
                 row["contender"],
                 f"{row['peak_bytes'] / 1e6:,.1f}",
                 f"{row['bytes_per_sample'] / 1e6:,.3f}",
-                "–" if largest is None else f"{largest:,}",
+                f"{row['largest_batch']:,}",
                 f"{row['step_ratio']:.3f}",
-                "missing" if error is None else f"{error:.0e}",
+                f"{row['gradient_error']:.0e}",
             )
 
     header = ("coupling", "", "peak, MB", "a sample, MB", "largest batch", "step", "gradient error")
@@ -284,8 +282,10 @@ SECTIONS = (
     Section(
         "Side by side with peers",
         "side_by_side_*",
-        "The same modules, weights and inputs by every contender, whose outputs and gradients are "
-        "held against plain autograd's first. Memory is what a forward and a backward pass add to "
+        "The same modules, weights and inputs by every contender. Outputs and gradients are held "
+        "against plain autograd's first, and one that computes something else has a row that says "
+        "so. The largest batch is what 8 GiB have room for by these numbers, beside weights, "
+        "gradients and AdamW's state. Memory is what a forward and a backward pass add to "
         "parameters, gradients and the input; *a sample* is what it grows by with each one; *step*"
         " is the time, to that of stored activations; the gradient error is relative, and that of "
         "reversible contenders is the rounding of what they reconstruct.",

@@ -11,19 +11,15 @@ printed and written to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import sys
 from collections.abc import Mapping
 
 import torch
-from result_file import write_result
+from result_file import write_rows
 
-import archspec
 from archspec.loading import load
 from archspec.training import Train
 from compiler.resolve import resolve
-from runners.devices import device_name, find_device
+from runners.devices import find_device
 from runners.profile.report import Asked, Row, profile
 
 BATCHES: Mapping[str, int] = {
@@ -55,15 +51,8 @@ def main() -> None:
         for name, batch in (SMALL if arguments.small else BATCHES).items()
         for row in both_batches(name, batch, precision, device)
     ]
-    result = {
-        "command": "python " + " ".join(sys.argv),
-        "machine": platform.processor() or platform.machine(),
-        "device": device_name(device),
-        "versions": {"torch": torch.__version__, "archspec": archspec.__version__},
-        "rows": rows,
-    }
     size = "_small" if arguments.small else ""
-    write_result(f"predicted_memory_{device.type}{size}", json.dumps(result, indent=2) + "\n")
+    write_rows(f"predicted_memory_{device.type}{size}", rows, device)
 
 
 def both_batches(

@@ -18,283 +18,31 @@ weights, gradients and AdamW's state. A peer that is not there, or fails, has a 
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 import math
-import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torchvision
-from result_file import write_result
+from contenders import SIZES, Body, Kind, Momentum, Rev, ViT
+from result_file import write_rows
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-import archspec
 from archspec.loading import load
-from compiler.conversion.convert import convert, paired, weights_of
 from compiler.memory import LiveBytes
 from compiler.network import Network, build
 from compiler.resolve import resolve
-from compiler.stage import Stage
 
-SIZES: Mapping[str, tuple[str, ...]] = {
-    "small": (
-        "input={image: [3, 64, 64]}",
-        "stem=[patch_embed: {patch: 8, width: 192}, position: learned]",
-        "stages.trunk.functions.F=[layer_norm, attention: {heads: 3}]",
-        "stages.trunk.functions.G=[layer_norm, mlp: {ratio: 4}]",
-    ),
-    "large": (),
-}
-VIT = {
-    "small": {"image": 64, "patch": 8, "width": 192, "heads": 3},
-    "large": {"image": 224, "patch": 16, "width": 768, "heads": 12},
-}
 PEERS = ("memcnn", "momentumnet", "revlib", "revtorch", "timm", "torchvision")
 ROOM = 8 * 2**30
+"""Bytes, of a laptop's GPU."""
+AGREES = {"fp32": 1e-3, "bf16": 0.1}
+"""The relative error up to which a contender computes the same; a reversible one reconstructs by
+rounded numbers, in bf16 on both sides of a rounding now and then."""
 TRAINING = 4 * 4
 """Bytes of a parameter: itself, its gradient, two of AdamW's."""
-Body = Callable[[Tensor], Tensor]
-"""Both streams (B, N, 2d), one behind the other, → the same after all layers; or images (B, 3, H,
-W) → logits."""
-
-
-class Rev:
-    """The additive coupling: x1 += F(x2), x2 += G(x1)."""
-
-    spec, settings, sizes = "rev_vit_b", ("stages.trunk.output=concat(x1, x2)",), SIZES
-
-    def __init__(self, network: Network, arguments: argparse.Namespace) -> None:
-        self.stem, self.stage = network.stem, cast(Stage, network.stages[0])
-        self.minrev, self.half = arguments.minrev, arguments.precision == "bf16"
-        self.pairs = [(layer.F, layer.G) for layer in self.stage.layers]
-
-    def enter(self, images: Tensor) -> Tensor:
-        """What goes in."""
-        return torch.cat(self.stage.split(self.stem(images)), -1).detach()
-
-    def parameters(self, body: Body) -> list[nn.Parameter]:
-        """That get gradients: of all the same."""
-        return list(self.stage.layers.parameters())
-
-    def contenders(self) -> dict[str, Callable[[], Body]]:
-        """What makes each of them."""
-        return {
-            "stored": lambda: self._plain,
-            "archspec": lambda: ours(self.stage, "reversible"),
-            "archspec, results kept": lambda: ours(self.stage, "reversible", 2 * len(self.pairs)),
-            "torch.utils.checkpoint, every block": lambda: self._checkpointed,
-            "memcnn": self._memcnn,
-            "revlib": self._revlib,
-            "revtorch": self._revtorch,
-            **({"minREV": self._minrev} if self.minrev else {}),
-        }
-
-    def _minrev(self) -> Body:
-        sys.path.insert(0, str(self.minrev))
-        rev = importlib.import_module("rev")
-        blocks = []
-        for F, G in self.pairs:
-            block = rev.ReversibleBlock(dim=8, num_heads=1, enable_amp=False)
-            block.F, block.G = (Halved(each) if self.half else each for each in (F, G))
-            blocks.append(block)
-        return lambda value: cast(Tensor, rev.RevBackProp.apply(value, blocks))
-
-    def _plain(self, value: Tensor) -> Tensor:
-        x1, x2 = value.chunk(2, -1)
-        for F, G in self.pairs:
-            x1 = x1 + F(x2)
-            x2 = x2 + G(x1)
-        return torch.cat((x1, x2), -1)
-
-    def _checkpointed(self, value: Tensor) -> Tensor:
-        def block(x1: Tensor, x2: Tensor, F: nn.Module, G: nn.Module) -> tuple[Tensor, Tensor]:
-            x1 = x1 + F(x2)
-            return x1, x2 + G(x1)
-
-        x1, x2 = value.chunk(2, -1)
-        for F, G in self.pairs:
-            x1, x2 = checkpoint(block, x1, x2, F, G, use_reentrant=False)
-        return torch.cat((x1, x2), -1)
-
-    def _memcnn(self) -> Body:
-        import memcnn
-
-        blocks = [
-            memcnn.InvertibleModuleWrapper(memcnn.AdditiveCoupling(F, G, split_dim=2))
-            for F, G in self.pairs
-        ]
-        return nn.Sequential(*blocks)
-
-    def _revlib(self) -> Body:
-        import revlib
-
-        functions = [function for pair in self.pairs for function in pair]
-        body: Body = revlib.ReversibleSequential(*functions, split_dim=2)
-        return body
-
-    def _revtorch(self) -> Body:
-        import revtorch
-
-        blocks = [revtorch.ReversibleBlock(F, G, split_along_dim=2) for F, G in self.pairs]
-        body: Body = revtorch.ReversibleSequence(nn.ModuleList(blocks))
-        return body
-
-
-class Halved(nn.Module):
-    """A function under autocast of its own, for a peer that replays it outside of any."""
-
-    def __init__(self, function: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, value: Tensor) -> Tensor:
-        """As the function."""
-        with torch.autocast(value.device.type, torch.bfloat16):
-            return cast(Tensor, self.function(value))
-
-
-class Momentum:
-    """v = gamma*v + (1 - gamma)*F(x), x += v."""
-
-    spec, sizes = "rev_vit_b", SIZES
-    settings = (
-        "stages.trunk={coupling: momentum, functions: "
-        "{F: [layer_norm, mlp: {ratio: 4}], G: null}, constants: {gamma: 0.9}}",
-    )
-
-    def __init__(self, network: Network, arguments: argparse.Namespace) -> None:
-        self.stem, self.stage = network.stem, cast(Stage, network.stages[0])
-        self.functions = [layer.F for layer in self.stage.layers]
-
-    def enter(self, images: Tensor) -> Tensor:
-        """What goes in."""
-        return cast(Tensor, self.stem(images)).detach()
-
-    def parameters(self, body: Body) -> list[nn.Parameter]:
-        """That get gradients: of all the same."""
-        return list(self.stage.layers.parameters())
-
-    def contenders(self) -> dict[str, Callable[[], Body]]:
-        """What makes each of them."""
-        return {
-            "stored": lambda: self._plain,
-            "archspec": lambda: self._ours,
-            "momentumnet": self._momentumnet,
-        }
-
-    def _plain(self, value: Tensor) -> Tensor:
-        x, v = value, torch.zeros_like(value)
-        for function in self.functions:
-            v = 0.9 * v + (1 - 0.9) * function(x)
-            x = x + v
-        return x
-
-    def _ours(self, value: Tensor) -> Tensor:
-        self.stage.set_backward("reversible")
-        out: Tensor = self.stage(*self.stage.start(value))[0]
-        return out
-
-    def _momentumnet(self) -> Body:
-        from momentumnet import MomentumNet
-
-        functions = [nn.Sequential(function) for function in self.functions]
-        body: Body = MomentumNet(functions, gamma=0.9, use_backprop=False)
-        return body
-
-
-class ViT:
-    """torchvision's, with weights that ours and timm's take over."""
-
-    spec, settings = "vit_b", ()
-    sizes: Mapping[str, tuple[str, ...]] = {
-        "small": (
-            "input={image: [3, 64, 64]}",
-            "stem.0.patch_embed.patch=8",
-            "stem.0.patch_embed.width=192",
-            "stages.trunk.functions.F.1.attention.heads=3",
-        ),
-        "large": (),
-    }
-
-    def __init__(self, network: Network, arguments: argparse.Namespace) -> None:
-        self.network = network
-        size = VIT[arguments.size]
-        self.theirs = torchvision.models.VisionTransformer(
-            size["image"],
-            size["patch"],
-            arguments.depth,
-            size["heads"],
-            size["width"],
-            4 * size["width"],
-        )
-        nn.init.normal_(self.theirs.heads.head.weight, std=0.02)
-        self.theirs.to(next(network.parameters()).device).train()
-        found = convert(self.theirs.state_dict(), weights_of(network))
-        network.load_state_dict(found)
-        self.size, self.depth = size, arguments.depth
-
-    def enter(self, images: Tensor) -> Tensor:
-        """What goes in."""
-        return images
-
-    def parameters(self, body: Body) -> list[nn.Parameter]:
-        """That get gradients: each contender has its own."""
-        module = body if isinstance(body, nn.Module) else self.network
-        return list(module.parameters())
-
-    def contenders(self) -> dict[str, Callable[[], Body]]:
-        """What makes each of them."""
-        return {
-            "stored": lambda: self.theirs,
-            "archspec, stored": lambda: self._ours("store"),
-            "archspec, checkpoint": lambda: self._ours("checkpoint"),
-            "timm, checkpointed": self._timm,
-        }
-
-    def _ours(self, strategy: str) -> Body:
-        def body(value: Tensor) -> Tensor:
-            self.network.set_backward(strategy)
-            return cast(Tensor, self.network(value))
-
-        return body
-
-    def _timm(self) -> Body:
-        import timm
-
-        size = self.size
-        model = timm.models.vision_transformer.VisionTransformer(
-            img_size=size["image"],
-            patch_size=size["patch"],
-            embed_dim=size["width"],
-            depth=self.depth,
-            num_heads=size["heads"],
-        )
-        device = next(self.network.parameters()).device
-        names = paired(model.state_dict(), weights_of(self.network), new_head=False)
-        ours = weights_of(self.network)
-        model.load_state_dict({theirs: ours[name] for theirs, name in names.items()})
-        model.set_grad_checkpointing(True)
-        return cast(Body, model.to(device).train())
-
-
-Kind = type[Rev] | type[Momentum] | type[ViT]
-
-
-def ours(stage: Stage, strategy: str, results: int = 0) -> Body:
-    """Our stage on streams that lie one behind the other."""
-
-    def body(value: Tensor) -> Tensor:
-        stage.set_backward(strategy, results=results)
-        return torch.cat(stage(*value.chunk(2, -1)), -1)
-
-    return body
 
 
 def main() -> None:
@@ -302,20 +50,8 @@ def main() -> None:
     arguments = parse_arguments()
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = [row for kind in (Rev, Momentum, ViT) for row in compare(kind, arguments, device)]
-    result = {
-        "command": "python " + " ".join(sys.argv),
-        "machine": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "archspec": archspec.__version__, **installed()},
-        "size": arguments.size,
-        "depth": arguments.depth,
-        "batch": arguments.batch,
-        "precision": arguments.precision,
-        "rows": rows,
-    }
     name = f"side_by_side_{arguments.size}_{arguments.precision}_{device.type}"
-    write_result(name, json.dumps(result, indent=2) + "\n")
+    write_rows(name, rows, device, arguments, installed())
 
 
 def installed() -> dict[str, str]:
@@ -348,13 +84,19 @@ def compare(
         try:
             contender = make()
             step = Step(contender, body.parameters(contender), arguments.precision)
-            found = step.gradients(value)
+            found = step.outcome(value)
         except Exception as error:  # of a peer: its row says so
             row["failure"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             continue
         wanted = wanted or found
-        compared = 1 if kind is ViT else len(wanted)
-        row["gradient_error"] = gradient_error(found[:compared], wanted[:compared])
+        # Modules of others have parameters of other names: the image's gradient speaks for them.
+        compared = 2 if kind is ViT else len(wanted)
+        row["output_error"] = error_of(found[:1], wanted[:1])
+        row["gradient_error"] = error_of(found[1:compared], wanted[1:compared])
+        error = float(torch.tensor([row["output_error"], row["gradient_error"]]).max())
+        if not error <= AGREES[arguments.precision]:
+            row["failure"] = f"computes something else: its error is {error:.0e}"
+            continue
         row["peak_bytes"] = step.peak(value)
         half = step.peak(value[: len(value) // 2])
         row["bytes_per_sample"] = (row["peak_bytes"] - half) / (len(value) - len(value) // 2)
@@ -388,17 +130,24 @@ class Step:
     def __call__(self, value: Tensor) -> Tensor:
         """Gives the input with its gradient."""
         leaf = value.detach().requires_grad_()
-        with torch.autocast(value.device.type, torch.bfloat16, enabled=self.half):
+        with self.autocast(value):
             loss = self.body(leaf.clone()).float().square().mean()  # some take their input away
         loss.backward()  # type: ignore[no-untyped-call]
         return leaf
 
-    def gradients(self, value: Tensor) -> list[Tensor]:
-        """Of the input and of all parameters."""
+    def outcome(self, value: Tensor) -> list[Tensor]:
+        """The output, and the gradients of the input and of all parameters."""
         for parameter in self.parameters:
             parameter.grad = None
+        with torch.no_grad(), self.autocast(value):
+            output = self.body(value.clone()).float()
         leaf = self(value)
-        return [t.grad.clone() for t in (leaf, *self.parameters) if t.grad is not None]
+        gradients = [t.grad for t in (leaf, *self.parameters) if t.grad is not None]
+        return [output, *(gradient.clone() for gradient in gradients)]
+
+    def autocast(self, value: Tensor) -> torch.autocast:
+        """That of the precision."""
+        return torch.autocast(value.device.type, torch.bfloat16, enabled=self.half)
 
     def peak(self, value: Tensor) -> int:
         """The most bytes held at once, beside parameters, gradients and the input."""
@@ -415,11 +164,12 @@ class Step:
         return live.peak
 
 
-def gradient_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float | None:
-    """The largest relative error of a gradient; None where some are missing."""
+def error_of(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest relative error; not a number where one is, infinite where some are missing."""
     if len(found) != len(wanted):
-        return None
-    return max(float((f - w).norm() / w.norm()) for f, w in zip(found, wanted, strict=True))
+        return math.inf
+    errors = [(f - w).norm() / w.norm() for f, w in zip(found, wanted, strict=True)]
+    return float(torch.stack(errors).max())
 
 
 def times(steps: Mapping[str, Step], value: Tensor, repeats: int) -> dict[str, dict[str, float]]:
@@ -453,11 +203,10 @@ def print_row(row: Mapping[str, Any]) -> None:
     if "failure" in row:
         print(f"{row['coupling']:9}{row['contender']:37}{row['failure']}")
         return
-    error = row["gradient_error"]
     print(
         f"{row['coupling']:9}{row['contender']:37}{row['peak_bytes'] / 1e6:9.1f} MB"
         f"{row['bytes_per_sample'] / 1e6:8.2f} a sample{1000 * row['step_seconds']:9.1f} ms"
-        f"{row['step_ratio']:7.3f}  gradients " + ("missing" if error is None else f"{error:.1e}")
+        f"{row['step_ratio']:7.3f}  gradients {row['gradient_error']:.1e}"
     )
 
 
