@@ -111,7 +111,12 @@ def keep_classes(folder: RunFolder, classes: Sequence[str]) -> None:
     if not folder.classes.is_file():
         write_json(folder.classes, list(classes))
         return
-    known = json.loads(folder.classes.read_text(encoding="utf-8"))
+    try:
+        known = json.loads(folder.classes.read_text(encoding="utf-8"))
+    except ValueError:
+        message = f"{folder.classes} holds no names of classes: it is damaged"
+        help = "remove it, if these are the data that the run was begun with"
+        raise SpecError([Diagnostic("E604", message, None, help)]) from None
     if known != list(classes):
         message = f"the run in {folder.path} was begun with other classes: {unlike(known, classes)}"
         help = "a run continues only with the data that began it; choose another with --output"

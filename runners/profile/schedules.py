@@ -57,18 +57,22 @@ class Schedule:
         """Let a network come by its activations in this way."""
         left = self.kept
         for stage in reversed(list(network.stages)):
-            strategy = self.strategy
-            if strategy == "reversible" and stage.facts.obstacles:
-                strategy = stage.plan.backward
+            leaves = self.strategy == "reversible" and bool(stage.facts.obstacles)
+            strategy = stage.plan.backward if leaves else self.strategy
             if strategy == "store":
                 stage.set_backward(strategy)
                 continue
             own, left = left.parted(count_calls(stage))
-            every = self._every(stage, strategy) if strategy == self.strategy else None
+            if leaves:  # no call keeps less than its spec says
+                stored = max(own.stored, stage.facts.stored)
+                results = max(own.results, stage.facts.results)
+                stage.set_backward(strategy, stored=stored, results=results)
+                continue
+            every = self._every(stage)
             stage.set_backward(strategy, every=every, stored=own.stored, results=own.results)
 
-    def _every(self, stage: BaseStage, strategy: str) -> int | None:
-        if strategy != "checkpoint":
+    def _every(self, stage: BaseStage) -> int | None:
+        if self.strategy != "checkpoint":
             return None
         return round(math.sqrt(stage.facts.depth)) if self.root else 1
 

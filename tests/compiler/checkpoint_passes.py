@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from small_networks import Outcome, assert_same_outputs, outcome
+from hypothesis import HealthCheck, note, settings
+from random_programs import PROGRESS, given_to
+from small_networks import (
+    Outcome,
+    assert_same_outputs,
+    gradient_error,
+    network,
+    outcome,
+    streams_for,
+)
 from torch import Tensor, nn
 
 import archspec
@@ -20,6 +29,9 @@ SCHEDULES: tuple[Schedule, ...] = (
     {"slots": 2},
     {"slots": 3},
     {"slots": 50},
+)
+RANDOM = settings(
+    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=100
 )
 DROPPING: list[Any] = ["layer_norm", {"mlp": {"ratio": 2, "dropout": 0.3}}, {"drop_path": 0.2}]
 
@@ -59,3 +71,21 @@ def calls_of(model: nn.Module, name: str = "F") -> dict[bool, int]:
         if path.split(".")[-1] == name:
             module.register_forward_pre_hook(count)
     return counts
+
+
+def assert_keeping_changes_nothing(program: dict[str, Any], strategy: str, **kept: int) -> None:
+    """A random program computes the same outputs and gradients as with all activations stored,
+    whatever its calls keep."""
+    note(str(program))
+    head = [] if "features" in program["input"] else [{"pool": "mean"}]
+    head = [*head, {"linear": "classes"}]
+    model = network(program["stage"], input=program["input"], head=head, side=program["side"])
+    model.set_progress(PROGRESS)
+    stage: Stage = model.stages[0]
+    streams = streams_for(stage, 2)
+    given = given_to(stage, 2, streams[0])
+    wanted = stored(stage, streams, **given)
+    stage.set_backward(strategy, **kept)
+    found = outcome(stage, streams, **given)
+    assert all(map(same, found.outputs, wanted.outputs))
+    assert gradient_error(found, wanted) < 1e-10

@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_passes import DROPPING, assert_same, same, stored
+from checkpoint_passes import (
+    DROPPING,
+    RANDOM,
+    assert_keeping_changes_nothing,
+    assert_same,
+    stored,
+)
 from emitted_file import as_module, emitted_text, network_of
 from exact_stages import SMALL
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_programs import PROGRESS, given_to, programs
+from random_programs import programs
 from small_networks import BRANCH, additive, gradient_error, network, outcome, streams_for
 from small_networks import spec as small_spec
 from torch import Tensor, nn
@@ -22,11 +28,7 @@ import archspec
 from archspec.loading import load
 from compiler.engine.tape import Tape
 from compiler.memory import LiveBytes, step_memory
-from compiler.stage import Stage
 
-RANDOM = settings(
-    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=100
-)
 PAIR = {"depth": 4, "coupling": "momentum_pair", "functions": {"F": DROPPING, "G": BRANCH}}
 STRATEGIES = ("reversible", "checkpoint")
 
@@ -37,19 +39,7 @@ def test_gradients_of_random_programs(
     program: dict[str, Any], results: int, count: int, strategy: str
 ) -> None:
     """However many results are kept, beside calls that are stored."""
-    note(str(program))
-    head = [] if "features" in program["input"] else [{"pool": "mean"}]
-    head = [*head, {"linear": "classes"}]
-    model = network(program["stage"], input=program["input"], head=head, side=program["side"])
-    model.set_progress(PROGRESS)
-    stage: Stage = model.stages[0]
-    streams = streams_for(stage, 2)
-    given = given_to(stage, 2, streams[0])
-    wanted = stored(stage, streams, **given)
-    stage.set_backward(strategy, stored=count, results=results)
-    found = outcome(stage, streams, **given)
-    assert all(map(same, found.outputs, wanted.outputs))
-    assert gradient_error(found, wanted) < 1e-10
+    assert_keeping_changes_nothing(program, strategy, stored=count, results=results)
 
 
 @pytest.mark.parametrize("schedule", [{}, {"every": 3}, {"slots": 2}], ids=str)

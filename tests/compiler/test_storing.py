@@ -7,13 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_passes import DROPPING, assert_same, calls_of, same, stored
+from checkpoint_passes import (
+    DROPPING,
+    RANDOM,
+    assert_keeping_changes_nothing,
+    assert_same,
+    calls_of,
+    stored,
+)
 from emitted_file import as_module, emitted_text, network_of
 from exact_stages import SMALL
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_programs import PROGRESS, given_to, programs
-from small_networks import BRANCH, additive, gradient_error, network, outcome, streams_for
+from random_programs import programs
+from small_networks import BRANCH, additive, network, outcome, streams_for
 from small_networks import spec as small_spec
 
 import archspec
@@ -21,12 +28,8 @@ from archspec.diagnostics import SpecError
 from archspec.loading import load
 from archspec.spec import CheckpointBackward
 from compiler.memory import step_memory
-from compiler.stage import Stage
 from compiler.storing import cut
 
-RANDOM = settings(
-    deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), max_examples=100
-)
 PAIR = {"depth": 4, "coupling": "momentum_pair", "functions": {"F": DROPPING, "G": BRANCH}}
 
 
@@ -34,19 +37,7 @@ PAIR = {"depth": 4, "coupling": "momentum_pair", "functions": {"F": DROPPING, "G
 @given(programs(), st.integers(0, 40), st.sampled_from(["reversible", "checkpoint"]))
 def test_gradients_of_random_programs(program: dict[str, Any], count: int, strategy: str) -> None:
     """However many calls are stored, temporaries, permutations and maps between them."""
-    note(str(program))
-    head = [] if "features" in program["input"] else [{"pool": "mean"}]
-    head = [*head, {"linear": "classes"}]
-    model = network(program["stage"], input=program["input"], head=head, side=program["side"])
-    model.set_progress(PROGRESS)
-    stage: Stage = model.stages[0]
-    streams = streams_for(stage, 2)
-    given = given_to(stage, 2, streams[0])
-    wanted = stored(stage, streams, **given)
-    stage.set_backward(strategy, stored=count)
-    found = outcome(stage, streams, **given)
-    assert all(map(same, found.outputs, wanted.outputs))
-    assert gradient_error(found, wanted) < 1e-10
+    assert_keeping_changes_nothing(program, strategy, stored=count)
 
 
 @pytest.mark.parametrize("schedule", [{}, {"every": 2}, {"slots": 2}], ids=str)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 from torch import nn
 
 from archspec.loading import Loaded, load
@@ -67,3 +70,18 @@ def small_network(loaded: Loaded) -> nn.Module:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains `small_network` in place of the spec's own."""
     monkeypatch.setattr("runners.train.build_model", small_network)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder of grey images of two classes, each image another."""
+    folder = tmp_path / "photos"
+    source = torch.Generator().manual_seed(0)
+    for part in ("train", "test"):
+        for label in ("dark", "light"):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(16):
+                noise = torch.randint(0, 160, (12, 12), generator=source, dtype=torch.uint8)
+                pixels = noise + (80 if label == "light" else 0)
+                Image.fromarray(pixels.numpy()).save(folder / part / label / f"{number}.png")
+    return folder

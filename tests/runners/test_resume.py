@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from same_run import assert_same_run, comparable, records
 
 from archspec.diagnostics import SpecError
 from archspec.dumping import dump
 from archspec.loading import Loaded, load
 from runners import loop
 from runners import train as module
-from runners.errors import TrainingError, TrainingStopped
-from runners.run_folder import TrainResult
+from runners.errors import TrainingStopped
 from runners.signals import asked_to_end
 from runners.train import train
 from runners.weights import epoch_of
@@ -69,22 +65,6 @@ else:
     runners.run.keep_weights = die_in_place_of(runners.run.keep_weights, 1)
 runners.train.train(load(spec), Path(output), device="cpu", quiet=True)
 """
-
-
-def comparable(result: TrainResult) -> tuple[float, ...]:
-    return result.test_metric, result.test_loss, result.validation_metric, result.best_epoch
-
-
-def records(folder: Path) -> list[dict[str, object]]:
-    clock = {"seconds", "data_seconds", "samples_per_second", "memory_bytes"}
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert records(one) == records(other)
-    for name in ("best.safetensors", "last.safetensors"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
 def run_killed(spec: Path, output: Path, moment: str) -> None:
@@ -377,71 +357,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(tiny: Tiny, tmp_path: Path) -> N
     assert_same_run(output, tmp_path / "whole")
 
 
-def test_workers_and_pauses_change_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    """Images in files, changed one by one as they are read."""
-    photographs(tmp_path / "photos")
-    folder = {
-        "path": str(tmp_path / "photos"),
-        "augment": ["random_resized_crop", {"rand_augment": {"operations": 1}}],
-        "mean": [0.5],
-        "std": [0.5],
-        "validation": 0.25,
-    }
-    keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": {"classes": 2}}}
-    settings = ("train.epochs=2", "train.batch=8", "stages.trunk.depth=1")
-    whole = train(tiny(*settings, **keys), tmp_path / "whole", device="cpu", quiet=True)
-    workers = (*settings, "data.image_folder.workers=2")
-    step, steps = loop.take_step, iter(range(4))
-
-    def signalled(*arguments: Any) -> Any:
-        if next(steps, None) is None:
-            signal.raise_signal(signal.SIGTERM)
-        return step(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "take_step", signalled)
-        with pytest.raises(TrainingStopped):
-            train(tiny(*workers, **keys), tmp_path / "workers", device="cpu", quiet=True)
-    again = train(tiny(*workers, **keys), tmp_path / "workers", device="cpu", quiet=True)
-    assert comparable(again) == comparable(whole)
-    assert_same_run(tmp_path / "workers", tmp_path / "whole")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_strict_run_ends_with_one_message(tiny: Tiny, tmp_path: Path, workers: int) -> None:
-    photographs(tmp_path / "photos")
-    for file in (tmp_path / "photos" / "train" / "dark").iterdir():
-        file.write_text("no image")
-    folder = {"path": str(tmp_path / "photos"), "workers": workers, "strict": True}
-    keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": {"classes": 2}}}
-    with pytest.raises(TrainingError, match=r"^cannot read the image .*dark") as caught:
-        train(tiny(**keys), tmp_path / "run", device="cpu", quiet=True)
-    assert "Traceback" not in str(caught.value)
-
-
-def test_an_unreadable_batch_is_left_out_of_a_test(tiny: Tiny, tmp_path: Path) -> None:
-    photographs(tmp_path / "photos")
-    last = sorted((tmp_path / "photos" / "test" / "light").iterdir())[-1]
-    last.write_text("no image")
-    folder = {"path": str(tmp_path / "photos"), "validation": 0.25}
-    keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": {"classes": 2}}}
-    loaded = tiny("train.epochs=1", "train.batch=31", **keys)
-    assert train(loaded, tmp_path / "run", device="cpu", quiet=True).epochs == 1
-    assert str(last) in json.loads((tmp_path / "run" / "unreadable.json").read_text())
-
-
-def photographs(folder: Path) -> None:
-    """Grey images of two classes, each another."""
-    source = torch.Generator().manual_seed(0)
-    for part in ("train", "test"):
-        for label in ("dark", "light"):
-            (folder / part / label).mkdir(parents=True)
-            for number in range(16):
-                noise = torch.randint(0, 160, (12, 12), generator=source, dtype=torch.uint8)
-                pixels = noise + (80 if label == "light" else 0)
-                Image.fromarray(pixels.numpy()).save(folder / part / label / f"{number}.png")
-
-
 @pytest.mark.usefixtures("stand_in")
 def test_a_run_killed_before_its_result_reads_the_test_set_again(
     tiny: Tiny, tmp_path: Path
@@ -451,30 +366,3 @@ def test_a_run_killed_before_its_result_reads_the_test_set_again(
         (tmp_path / name).unlink()
     assert train(tiny(), tmp_path, quiet=True) == first
     assert (tmp_path / "last.safetensors").is_file()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no groups of processes")
-def test_a_terminal_interrupts_workers_too(tiny: Tiny, tmp_path: Path) -> None:
-    """Ctrl-C goes to all processes of a run: workers read on until the step is saved."""
-    photographs(tmp_path / "photos")
-    folder = {"path": str(tmp_path / "photos"), "workers": 2, "validation": 0.25}
-    keys: dict[str, Any] = {"data": {"image_folder": folder}, "task": {"classify": {"classes": 2}}}
-    spec = tmp_path / "tiny.yaml"
-    spec.write_text(dump(tiny("train.epochs=500", "train.batch=2", **keys).tree))
-    command = [sys.executable, "-m", "archspec", "train", str(spec), "--output", "run", "--quiet"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while not metrics.is_file() or not metrics.read_text():
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.startswith("stopped by SIGINT after"), err
