@@ -15,7 +15,20 @@ ELEMENTWISE = ("exp", "tanh", "sigmoid", "sin", "cos", "relu")
 """Functions of one value that the language has built in."""
 STRUCTURAL = ("concat", "chunk", "zeros")
 """Functions on whole streams, for `streams:` and `output:`."""
-RESERVED = frozenset({"input", "zeros", "layer", "depth", "progress", *ELEMENTWISE, *STRUCTURAL})
+LOG_ABS, SUM_OVER = "log_abs", "sum_over"
+DERIVED = (LOG_ABS, SUM_OVER)
+"""Functions that derived programs alone have: log|value|; the sum of a value over the elements of
+a stream."""
+LOG_DETERMINANT = "log_determinant"
+"""The stream of a program that counts the change of volumes."""
+RESERVED = frozenset(
+    {
+        *("input", "zeros", "layer", "depth", "progress", LOG_DETERMINANT),
+        *ELEMENTWISE,
+        *STRUCTURAL,
+        *DERIVED,
+    }
+)
 
 
 Operator = Literal["+", "-", "*", "/"]
@@ -146,7 +159,7 @@ def names(expression: Expression) -> frozenset[str]:
 
 def calls(expression: Expression) -> tuple[Call, ...]:
     """The calls of residual functions in an expression, in the order of evaluation."""
-    builtin = (*ELEMENTWISE, *STRUCTURAL)
+    builtin = (*ELEMENTWISE, *STRUCTURAL, *DERIVED)
     inner = tuple(call for child in children(expression) for call in calls(child))
     own = isinstance(expression, Call) and expression.function not in builtin
     return (*inner, expression) if own and isinstance(expression, Call) else inner

@@ -17,8 +17,8 @@ from archspec.shapes import Features, Shape
 class Task(Kind):
     """What a network is for."""
 
-    def output(self, input: Shape) -> Shape:
-        """What a network for it must end in, given what it begins with."""
+    def output(self, input: Shape) -> Shape | None:
+        """What a network for it must end in, given what it begins with; None for anything."""
         raise NotImplementedError
 
     @property
@@ -62,7 +62,26 @@ class SparseCode(Task):
         return {"codes": self.codes}
 
 
-AnyTask = Classify | SparseCode
+class Density(Task):
+    """The density of the data: the network is a normalising flow, and is trained to make them
+    likely (Dinh et al. 2015). Its stem and transitions are invertible, its streams start as the
+    chunks of the input, and it has no head; streams that the output of a stage leaves out are
+    latents. Data are dequantised by uniform noise, and what is told is bits per dimension."""
+
+    kind: Literal["density"] = "density"
+    shorthand: ClassVar[str] = "prior"
+    prior: Literal["gaussian", "learned"] = "gaussian"
+    """Of the latents: normal; or of learned means and scales, those of streams that are left
+    behind read from the output of their stage."""
+    margin: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    """The network sees logits of margin + (1 - 2*margin)*share, for shares from 0 to 1; without
+    it, shares less a half."""
+
+    def output(self, input: Shape) -> Shape | None:
+        return None
+
+
+AnyTask = Classify | SparseCode | Density
 TaskEntry = Annotated[
     Annotated[AnyTask, Field(discriminator="kind")], OneKey("task", *AnyTask.__args__)
 ]

@@ -53,15 +53,19 @@ class BaseNetwork(nn.Module):
 
     def body(self, value: Tensor, **side: Tensor) -> Tensor:
         """The network's input (B, …) → what reaches its head (B, …). Raises as `forward` does."""
-        if tuple(value.shape[1:]) != self.input:
-            found, wanted = tuple(value.shape), ", ".join(map(str, self.input))
-            raise ValueError(f"this network takes (batch, {wanted}), found {found}")
-        check_side(side, self.side, value.shape[0], "this network")
+        self.check(value, side)
         value = self.stem(value)
         for stage in self.stages:
             read = {name: side[name] for name in stage.facts.side}
             value = stage.merge(*stage(*stage.split(value), **read))
         return value
+
+    def check(self, value: Tensor, side: Mapping[str, Tensor]) -> None:
+        """Raises ValueError for inputs of another size, and what `check_side` raises."""
+        if tuple(value.shape[1:]) != self.input:
+            found, wanted = tuple(value.shape), ", ".join(map(str, self.input))
+            raise ValueError(f"this network takes (batch, {wanted}), found {found}")
+        check_side(side, self.side, value.shape[0], "this network")
 
     def set_backward(
         self,

@@ -7,23 +7,20 @@ whole body inverts, as that of an i-RevNet does (Jacobsen et al. 2018).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from archspec.expressions import Call, Expression, Name, show
-from archspec.layers import SqueezeLayer, UnsqueezeLayer
+from archspec.expressions import show
 from archspec.shapes import channel_dimension
+from compiler.bijections import INVERTIBLE_LAYERS, names_in_output, whole_input
 from compiler.forms import choices, needs_information
-from compiler.functions.maps import Squeeze, Unsqueeze
+from compiler.functions.maps import Flatten, Squeeze, Unsqueeze
 from compiler.network import Network
 from compiler.plan import LayerPlan, NetworkPlan, StagePlan
-from compiler.shapes import chunk_numbers
 from compiler.stage_inputs import check_side
-
-INVERTIBLE_LAYERS = (SqueezeLayer, UnsqueezeLayer)
-INPUT = Name("input")
 
 
 def body(model: Network, value: Tensor, **side: Tensor) -> Tensor:
@@ -99,50 +96,20 @@ def _of_layers(plans: Sequence[LayerPlan]) -> Iterator[str]:
     for plan in plans:
         if not isinstance(plan.layer, INVERTIBLE_LAYERS):
             kind = getattr(plan.layer, "kind")  # noqa: B009  (declared by each kind)
-            yield f"`{kind}` has no inverse; `squeeze` and `unsqueeze` have"
+            yield f"`{kind}` has no inverse; `squeeze`, `unsqueeze` and `flatten` have"
 
 
-def names_in_output(plan: StagePlan) -> tuple[str, ...]:
-    """The streams that the output is, one behind the other; none where it is an expression of
-    another kind."""
-    output = plan.output
-    if isinstance(output, Name):
-        return (output.name,)
-    if not isinstance(output, Call) or output.function != "concat":
-        return ()
-    names = [part.name for part in output.arguments if isinstance(part, Name)]
-    return tuple(names) if len(names) == len(output.arguments) else ()
-
-
-def streams_of(plan: StagePlan, output: Tensor) -> tuple[Tensor, ...]:
-    """A stage's output (B, …) → its streams after the last layer, in the spec's order."""
+def streams_of(
+    plan: StagePlan, output: Tensor, others: Mapping[str, Tensor] = MappingProxyType({})
+) -> tuple[Tensor, ...]:
+    """A stage's output (B, …), and the streams that it leaves out by name → its streams after the
+    last layer, in the spec's order."""
     names = names_in_output(plan)
     shapes = {s.name: shape for s, shape in zip(plan.streams, plan.final, strict=True)}
     channels = [shapes[name].channels for name in names]
     parts = torch.split(output, channels, channel_dimension(plan.result))
-    found = dict(zip(names, parts, strict=True))
+    found = {**others, **dict(zip(names, parts, strict=True))}
     return tuple(found[stream.name] for stream in plan.streams)
-
-
-def whole_input(plan: StagePlan) -> tuple[int, ...] | None:
-    """The numbers of the streams that are a stage's input before the first layer, one behind the
-    other. None where parts of it are in no stream as they stand."""
-    starts = [stream.start for stream in plan.streams]
-    if INPUT in starts:
-        return (starts.index(INPUT),)
-    parts = {_part(start): index for index, start in enumerate(starts)}
-    for count in sorted({part[1] for part in parts if part is not None}):
-        wanted = [(number, count) for number in range(1, count + 1)]
-        if parts.keys() >= set(wanted):
-            return tuple(parts[each] for each in wanted)
-    return None
-
-
-def _part(start: Expression) -> tuple[int, int] | None:
-    """Which chunk of the input, of how many, a stream starts as, if it does."""
-    if isinstance(start, Call) and start.function == "chunk" and start.arguments[0] == INPUT:
-        return chunk_numbers(start)
-    return None
 
 
 def entry_of(plan: StagePlan, streams: Sequence[Tensor]) -> Tensor:
@@ -155,6 +122,6 @@ def entry_of(plan: StagePlan, streams: Sequence[Tensor]) -> Tensor:
 def invert_layers(layers: nn.Module, value: Tensor) -> Tensor:
     """What invertible layers made of a tensor (B, …) → that tensor."""
     for layer in reversed(list(layers.children())):
-        assert isinstance(layer, (Squeeze, Unsqueeze))
+        assert isinstance(layer, (Flatten, Squeeze, Unsqueeze))
         value = layer.inverse(value)
     return value

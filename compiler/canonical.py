@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from archspec.expressions import (
+    DERIVED,
     ELEMENTWISE,
     ONE,
     STRUCTURAL,
@@ -28,7 +29,7 @@ from archspec.expressions import (
 from archspec.expressions import Call as CallExpression
 from compiler.plan import Affine, Call, General, Mapped, Permutation, Step, Temporary
 
-BUILTIN = frozenset((*ELEMENTWISE, *STRUCTURAL))
+BUILTIN = frozenset((*ELEMENTWISE, *STRUCTURAL, *DERIVED))
 
 
 class NotAffineError(ValueError):

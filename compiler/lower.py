@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from archspec.expressions import (
+    LOG_ABS,
+    SUM_OVER,
     Binary,
     Call,
     Expression,
@@ -24,6 +26,7 @@ from archspec.expressions import (
 )
 from compiler.engine import Values
 from compiler.shapes import chunk_numbers, zeros_channels
+from compiler.volumes import log_abs, sum_over
 
 Evaluated = Tensor | float
 Evaluator = Callable[[Mapping[str, Tensor]], Evaluated]
@@ -48,6 +51,7 @@ _ELEMENTWISE: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[float], f
     "sin": (torch.sin, math.sin),
     "cos": (torch.cos, math.cos),
     "relu": (torch.relu, lambda x: max(x, 0.0)),
+    LOG_ABS: (log_abs, lambda x: math.log(abs(x))),
 }
 
 
@@ -88,6 +92,9 @@ def _lower_call(call: Call, channel_dimension: int) -> Evaluator:
         channels = zeros_channels(call)
         return lambda values: _zeros(values["input"], channels, channel_dimension)
     parts = [lower(argument, channel_dimension) for argument in call.arguments]
+    if call.function == SUM_OVER:
+        value, stream = parts
+        return lambda values: sum_over(value(values), _tensor(stream(values)))
     if call.function == "concat":
         return lambda values: torch.cat([_tensor(p(values)) for p in parts], channel_dimension)
     (apply, apply_to_number), argument = _ELEMENTWISE[call.function], parts[0]

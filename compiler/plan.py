@@ -202,3 +202,5 @@ class NetworkPlan:
     stages: tuple[StagePlan, ...]
     head: tuple[LayerPlan, ...]
     output: Shape
+    prior: Literal["gaussian", "learned"] | None = None
+    """Of the latents, where the network is a density."""

@@ -9,6 +9,8 @@ from archspec.expressions import RESERVED
 from archspec.loading import Loaded
 from archspec.shapes import Shape
 from archspec.spec import Spec
+from archspec.training import Density
+from compiler.density import as_density
 from compiler.layer_lists import plain_layers
 from compiler.places import Mistakes
 from compiler.plan import NetworkPlan, SidePlan
@@ -42,7 +44,7 @@ def resolve(loaded: Loaded) -> NetworkPlan:
         stages += [plan] if plan else []
     head, shape = plain_layers(spec.head, shape, known, ("head",), packages, mistakes)
     wanted = spec.task.output(spec.input.shape)
-    if shape is not None and shape != wanted:
+    if shape is not None and wanted is not None and shape != wanted:
         message = f"the network ends in {shape}, and the task needs {wanted}"
         size = next(iter(known), str(wanted.channels))
         help = f"end the head with `pool: mean` and `linear: {size}`"
@@ -54,7 +56,8 @@ def resolve(loaded: Loaded) -> NetworkPlan:
         raise SpecError(mistakes.found)
     assert shape is not None
     sides = tuple(SidePlan(name, shape) for name, shape in side.items())
-    return NetworkPlan(spec.name, spec.input.shape, sides, known, stem, tuple(stages), head, shape)
+    found = NetworkPlan(spec.name, spec.input.shape, sides, known, stem, tuple(stages), head, shape)
+    return as_density(found, spec.task, mistakes) if isinstance(spec.task, Density) else found
 
 
 def _check_side(spec: Spec, mistakes: Mistakes) -> None:

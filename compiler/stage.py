@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from archspec.expressions import Expression, fold, names
-from archspec.shapes import Shape, Sizes, channel_dimension
+from archspec.shapes import Shape, Sizes, channel_dimension, elements
 from archspec.spec import Drawn, Learned
 from compiler import engine
 from compiler.base_stage import BaseStage
@@ -22,6 +22,7 @@ from compiler.exact import Exact, Grid, Remainder, on_grid
 from compiler.facts import Facts
 from compiler.forms import Choice, Choices, choices, needs_information
 from compiler.functions import build_function, build_layers, build_map
+from compiler.functions.maps import ActNorm, InvertibleLinear
 from compiler.lower import affine, affine_inverse, lower, lower_stream
 from compiler.plan import (
     Affine,
@@ -239,6 +240,19 @@ class Stage(BaseStage):
         values = named(streams, self.facts.final)
         value = lower(expression, channel_dimension(self.plan.input))(values)
         return _filled(value, streams[0], self.plan.result)
+
+    def map_log_determinant(self) -> Tensor:
+        """What the maps of all layers add to the log-determinant, (): their weights alone say it,
+        and the stream `log_determinant` leaves it out."""
+        before = {plan.name: plan.before for plan in self.plan.maps}
+        found = [
+            elements(before[step.map]) // before[step.map].channels * module.log_determinant()
+            for layer in self.program()
+            for step in layer.steps
+            if isinstance(step, engine.Map)
+            and isinstance(module := layer.functions[step.map], (ActNorm, InvertibleLinear))
+        ]
+        return sum(found, torch.zeros(()))
 
     def penalty(self) -> Tensor:
         """smoothness*Σ ½|K' - K|², (), where K are the weights of a layer's functions, of two or

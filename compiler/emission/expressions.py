@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from archspec.expressions import Binary, Call, Expression, Name, Negative, Number, Power, names
+from archspec.expressions import (
+    DERIVED,
+    Binary,
+    Call,
+    Expression,
+    Name,
+    Negative,
+    Number,
+    Power,
+    names,
+)
 from compiler.emission.numbers import marked
 from compiler.lower import lower
 from compiler.shapes import chunk_numbers, zeros_channels
@@ -61,7 +71,8 @@ class _Printer:
         arguments = ", ".join(self.text(argument)[0] for argument in call.arguments)
         if call.function == "concat":
             return f"torch.cat([{arguments}], {self.channel_dimension})"
-        return f"torch.{call.function}({arguments})"
+        prefix = "" if call.function in DERIVED else "torch."
+        return f"{prefix}{call.function}({arguments})"
 
     def zeros(self, channels: int) -> str:
         """Zeros like the input, of so many channels."""

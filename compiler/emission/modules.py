@@ -98,7 +98,7 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
     nn.Linear: lambda m: (
         f"linear({m.in_features}, {m.out_features}{'' if m.bias is not None else ', bias=False'})"
     ),
-    nn.Flatten: _plain,
+    maps.Flatten: lambda m: f"Flatten({m.sizes})",
     nn.ReLU: _plain,
     nn.GELU: _plain,
     nn.SiLU: _plain,

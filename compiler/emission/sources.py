@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 
-from compiler import checkpointing, schedules, storing
+from compiler import checkpointing, schedules, storing, volumes
 from compiler.engine import (
     contexts,
     errors,
@@ -36,7 +36,7 @@ from compiler.functions import (
 
 FUNCTIONS = (tokens, attention, pooled_attention, convolution, pointwise, build)
 """What functions are made of, and what makes them."""
-MAPS = (maps,)
+MAPS = (maps, volumes)
 PROGRAM = (schedules, errors, steps, forward)
 REPLAY = (versions, modules, states, contexts, handles, replay, tape)
 STRATEGIES = (inversion, reversible, checkpointing, storing)

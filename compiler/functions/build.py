@@ -234,5 +234,5 @@ BUILDERS: Mapping[type[spec.Layer], Builder] = {
     spec.ClassToken: lambda layer, plan, _: ClassToken(plan.before[0].channels),
     spec.Position: _position,
     spec.Pool: _pool,
-    spec.Flatten: lambda layer, plan, _: nn.Flatten(),
+    spec.Flatten: lambda layer, plan, _: maps.Flatten(plan.before[0].sizes),
 }

@@ -19,9 +19,14 @@ ROUNDING = Monotone(math.ceil(math.exp(LIMIT)))
 """The exact form of such scales."""
 
 
+def log_bounded(logarithm: Tensor) -> Tensor:
+    """The logarithm of `bounded`."""
+    return LIMIT * torch.tanh(logarithm / LIMIT)
+
+
 def bounded(logarithm: Tensor) -> Tensor:
     """Scales within e^±`LIMIT`, near e^`logarithm` where it is small."""
-    return torch.exp(LIMIT * torch.tanh(logarithm / LIMIT))
+    return torch.exp(log_bounded(logarithm))
 
 
 def full_precision(value: Tensor) -> AbstractContextManager[object]:
@@ -48,6 +53,20 @@ class ActNorm(nn.Module):
         """(value - shift)/scale."""
         with full_precision(value):
             return (value - self.shift.view(self.shape)) / bounded(self.logarithm).view(self.shape)
+
+    @torch.no_grad()
+    def standardise(self, value: Tensor) -> None:
+        """Take the scale and the shift that give the channels of these data mean 0 and variance 1,
+        as far as the scale goes."""
+        over = [d for d in range(value.dim()) if d != value.dim() - len(self.shape)]
+        deviation = value.std(over, correction=0).clamp(min=1e-6)
+        wanted = -deviation.log().clamp(-0.99 * LIMIT, 0.99 * LIMIT)
+        self.logarithm.copy_(LIMIT * torch.atanh(wanted / LIMIT))
+        self.shift.copy_(-bounded(self.logarithm) * value.mean(over))
+
+    def log_determinant(self) -> Tensor:
+        """Of the map of one position's channels, ()."""
+        return log_bounded(self.logarithm).sum()
 
     def advance(self, value: Tensor, grid: Grid, kept: Information) -> Tensor:
         """scale·value + shift on the grid."""
@@ -122,6 +141,10 @@ class InvertibleLinear(nn.Module):
             rows = torch.linalg.solve_triangular(upper.mT, rows, upper=False, left=False)
             return rows.view(columns.shape).movedim(-1, self.dimension)
 
+    def log_determinant(self) -> Tensor:
+        """Of the map of one position's channels, ()."""
+        return log_bounded(self.logarithm).sum()
+
     def advance(self, value: Tensor, grid: Grid, kept: Information) -> Tensor:
         """W times each vector of channels, on the grid: U is its diagonal and then one rounded
         addition for each channel of those after it, L one for each of those before it."""
@@ -161,6 +184,18 @@ class InvertibleLinear(nn.Module):
     def _from_channels(self, rows: Tensor, like: Tensor) -> Tensor:
         shape = like.movedim(self.dimension, 0).shape
         return rows.view(shape).movedim(0, self.dimension).to(like.dtype)
+
+
+class Flatten(nn.Flatten):
+    """All numbers of a sample as one vector: (B, …) → (B, D)."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """(B, D) → (B, …)."""
+        return value.view(len(value), *self.sizes)
 
 
 class Squeeze(nn.Module):

@@ -1,0 +1,75 @@
+"""Densities of data that come in levels: dequantisation, bits per dimension, and the Gaussian that
+a flow is held against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Numbers from 0 to 1 that are whole ones, from 0 to `count - 1`, divided by the largest; and
+    the continuous values that a flow takes for them."""
+
+    count: int
+    margin: float | None = None
+    """With one, values are logits of margin + (1 - 2*margin)*share, of shares in [0, 1) (Dinh et
+    al. 2017, section 4.1); else shares less a half."""
+
+    def values(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, …) and uniform noise in [0, 1) of their shape → values of their shape, and
+        what to add to their log-density, in nats, (B), for a lower bound of the log-probability of
+        the levels (Theis et al. 2016, section 3.1)."""
+        share = ((images * (self.count - 1)).round() + noise) / self.count
+        change = share.new_full((len(share),), -share[0].numel() * math.log(self.count))
+        if self.margin is None:
+            return share - 0.5, change
+        within = self.margin + (1 - 2 * self.margin) * share
+        slope = math.log(1 - 2 * self.margin) - within.log() - (1 - within).log()
+        return within.logit(), change + slope.flatten(1).sum(1)
+
+    def images(self, values: Tensor) -> Tensor:
+        """Values (B, …) → the images of their levels, from 0 to 1."""
+        if self.margin is None:
+            share = values + 0.5
+        else:
+            share = (values.sigmoid() - self.margin) / (1 - 2 * self.margin)
+        return (share * self.count).floor().clamp(0, self.count - 1) / (self.count - 1)
+
+
+def bits_per_dimension(log_density: Tensor, dimensions: int) -> Tensor:
+    """From nats a sample (B): -log2 of the probability, for each number of the sample."""
+    return -log_density / (dimensions * math.log(2))
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A normal distribution of vectors, with a full covariance."""
+
+    mean: Tensor
+    """(D), float64."""
+    factor: Tensor
+    """The lower triangular factor of the covariance, (D, D), float64."""
+
+    def log_density(self, vectors: Tensor) -> Tensor:
+        """Of vectors (N, D), in nats, (N)."""
+        normal = torch.distributions.MultivariateNormal(self.mean, scale_tril=self.factor)
+        found: Tensor = normal.log_prob(vectors.double())  # type: ignore[no-untyped-call]
+        return found
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Vectors (count, D)."""
+        noise = torch.randn(count, len(self.mean), generator=generator, dtype=torch.float64)
+        return self.mean + noise @ self.factor.mT
+
+
+def fitted_gaussian(vectors: Tensor) -> Gaussian:
+    """By maximum likelihood to vectors (N, D), of which N is above D. Raises
+    `torch.linalg.LinAlgError` where their covariance is singular."""
+    vectors = vectors.double()
+    covariance = torch.cov(vectors.mT, correction=0)
+    return Gaussian(vectors.mean(0), torch.linalg.cholesky(covariance))
