@@ -20,6 +20,8 @@ class DataSet(Kind):
 class LabelledImages(DataSet):
     """Images with classes."""
 
+    levels: ClassVar[int] = 256
+    """How many values a pixel may have, of each channel."""
     augment: tuple[AugmentationEntry, ...] = Field((), strict=False)
     """Applied to training images in turn."""
     workers: int | None = Field(None, ge=0, le=64)
@@ -44,6 +46,7 @@ class Digits(LabelledImages):
     each class is the test set."""
 
     kind: Literal["digits"] = "digits"
+    levels: ClassVar[int] = 17
 
 
 class Cifar10(LabelledImages):

@@ -12,8 +12,8 @@ from torch import Tensor
 from archspec.data import AnyData, AnyImages, SparseCodes
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import Classify
-from runners.augment import batch_augmentation
+from archspec.training import Classify, Density
+from runners.augment import AFTER, batch_augmentation
 from runners.datasets import DataSet, normalising, open_data_set, open_sparse_codes
 from runners.errors import TrainingError
 from runners.folders import OpenFolders, open_splits
@@ -93,6 +93,9 @@ def _images(loaded: Loaded, entry: AnyImages, seed: int, open_folders: OpenFolde
         training, validation = (
             torch.arange(len(part.labels)) for part in (found.training, found.validation)
         )
+    if isinstance(loaded.spec.task, Density):  # which needs numbers as they are
+        channels = loaded.spec.input.shape.channels
+        found = replace(found, statistics=((0.0,) * channels, (1.0,) * channels))
     plain = _unmixed(normalising(found.statistics, batch_augmentation(())))
     augmented = _augmented(loaded, entry, found)
     everything = torch.arange(len(found.test.labels))
@@ -114,10 +117,22 @@ def _unmixed(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], B
 def _augmented(
     loaded: Loaded, entry: AnyImages, found: DataSet
 ) -> Callable[[Tensor, Tensor], Batch]:
-    assert isinstance(loaded.spec.task, Classify)
     normalise = normalising(found.statistics, found.augment)
+    if isinstance(loaded.spec.task, Density):
+        _check_unmixed(loaded, entry)
+        return _unmixed(normalise)
+    assert isinstance(loaded.spec.task, Classify)
     mix = mixing(entry.augment, loaded.spec.task.classes)
     return lambda images, labels: mix(normalise(images), labels)
+
+
+def _check_unmixed(loaded: Loaded, entry: AnyImages) -> None:
+    """Raises `SpecError` for an augmentation after which pixels are no longer those of an image."""
+    for place, each in enumerate(entry.augment):
+        if isinstance(each, AFTER):
+            message = f"`{each.kind}` makes images that there are not, and the task is density"
+            span = loaded.tree.where(("data", entry.kind, "augment", place))
+            raise SpecError([Diagnostic("E602", message, span, "leave it out")])
 
 
 def _sparse_codes(loaded: Loaded, entry: SparseCodes, seed: int) -> Data:

@@ -18,6 +18,7 @@ from archspec.augmentation import RandomCrop
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.spec import ImageInput, VideoInput
+from archspec.training import Density
 from runners.augment import (
     OnBatch,
     OnImage,
@@ -140,7 +141,7 @@ def _check(loaded: Loaded, kind: str, sizes: tuple[int, ...] | None, classes: in
         listed = ", ".join(map(str, sizes))
         help = f"write `input: {{image: [{listed}]}}`, or --set 'input.image=[{listed}]'"
         errors.append(Diagnostic("E602", message, where(("input",)), help))
-    if spec.task.sizes.get("classes") != classes:
+    if not isinstance(spec.task, Density) and spec.task.sizes.get("classes") != classes:
         found = spec.task.sizes.get("classes", f"is {spec.task.kind}")
         message = f"{kind} has {classes} classes, and the task {found}"
         help = f"write `task: {{classify: {classes}}}`, or --set task.classify.classes={classes}"

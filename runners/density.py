@@ -9,6 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from archspec.data import LabelledImages
+from archspec.diagnostics import Diagnostic, SpecError
+from archspec.loading import Loaded
+from archspec.training import Density
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -39,6 +44,16 @@ class Levels:
         else:
             share = (values.sigmoid() - self.margin) / (1 - 2 * self.margin)
         return (share * self.count).floor().clamp(0, self.count - 1) / (self.count - 1)
+
+
+def levels_of(loaded: Loaded) -> Levels:
+    """Those of the images of a spec whose task is density. Raises `SpecError` for other data."""
+    task, entry = loaded.spec.task, loaded.spec.data
+    assert isinstance(task, Density)
+    if not isinstance(entry, LabelledImages):
+        message = f"the task is density, and the data set {entry.kind if entry else ''} no images"
+        raise SpecError([Diagnostic("E602", message, loaded.tree.where(("data",)))])
+    return Levels(entry.levels, task.margin)
 
 
 def bits_per_dimension(log_density: Tensor, dimensions: int) -> Tensor:

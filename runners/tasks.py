@@ -6,18 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import Classify
+from archspec.training import Classify, Density
+from compiler.flow import Flow
+from runners.density import Levels, bits_per_dimension, levels_of
 from runners.lasso import Lasso, start_at_ista
 from runners.sparse_codes import open_lasso
 
 Batch = tuple[Tensor, Tensor]
 """Inputs (B, …), and what the task needs to know of each sample, (B, …)."""
 Model = Callable[[Tensor], Tensor]
+Look = Callable[[], Batch]
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class Metric:
 ACCURACY = Metric("accuracy", "acc", higher_is_better=True, form=".2%")
 SUBOPTIMALITY = Metric("suboptimality", "above", higher_is_better=False, form=".2e")
 """The objective of a Lasso above its least value, and 0 where rounding takes it below."""
-METRICS = {metric.name: metric for metric in (ACCURACY, SUBOPTIMALITY)}
+BITS = Metric("bits_per_dimension", "bits", higher_is_better=False, form=".4f")
+"""Of the lower bound of the log-probability that dequantisation gives."""
+METRICS = {metric.name: metric for metric in (ACCURACY, SUBOPTIMALITY, BITS)}
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,9 @@ class Task(Protocol):
     @property
     def metric(self) -> Metric: ...
 
-    def start(self, model: nn.Module) -> None:
-        """Set weights where training for this task starts from others than random ones."""
+    def start(self, model: nn.Module, look: Look) -> None:
+        """Set weights where training for this task starts from others than random ones. `look`
+        gives a batch of training samples, on the CPU."""
 
     def in_training(self, model: Model, batch: Batch) -> Outcome:
         """The loss that is minimised, and the metric."""
@@ -91,7 +98,7 @@ class Classification:
     label_smoothing: float = 0.0
     metric: Metric = ACCURACY
 
-    def start(self, model: nn.Module) -> None: ...
+    def start(self, model: nn.Module, look: Look) -> None: ...
 
     def in_training(self, model: Model, batch: Batch) -> Outcome:
         return _classified(model, batch, self.label_smoothing)
@@ -116,7 +123,7 @@ class SparseCoding:
     lasso: Lasso
     metric: Metric = SUBOPTIMALITY
 
-    def start(self, model: nn.Module) -> None:
+    def start(self, model: nn.Module, look: Look) -> None:
         """Gregor and LeCun's form starts as ISTA."""
         start_at_ista(model, self.lasso)
 
@@ -129,15 +136,48 @@ class SparseCoding:
     in_evaluation = in_training
 
 
+@dataclass(frozen=True)
+class DensityEstimation:
+    """Bits per dimension of images, whose targets are not looked at. The noise of dequantisation is
+    new in every step of training, and the same in every evaluation."""
+
+    levels: Levels
+    metric: Metric = BITS
+
+    def start(self, model: nn.Module, look: Look) -> None:
+        """Actnorm starts by the data."""
+        images, _ = look()
+        values, _ = self.levels.values(images, torch.rand_like(images))
+        assert isinstance(model, Flow)
+        model.initialise(values)
+
+    def in_training(self, model: Model, batch: Batch) -> Outcome:
+        images, _ = batch
+        return self._told(model, images, torch.rand_like(images))
+
+    def in_evaluation(self, model: Model, batch: Batch) -> Outcome:
+        images, _ = batch
+        source = torch.Generator(images.device).manual_seed(0)
+        noise = torch.rand(images.shape, generator=source, device=images.device)
+        return self._told(model, images, noise)
+
+    def _told(self, model: Model, images: Tensor, noise: Tensor) -> Outcome:
+        values, change = self.levels.values(images, noise)
+        bits = bits_per_dimension(model(values) + change, images[0].numel())
+        return Outcome(bits.mean(), bits.detach().sum())
+
+
 def open_task(loaded: Loaded) -> Task:
     """The task of a spec that is trained. Raises `SpecError`."""
     recipe = loaded.spec.train
     smoothing = recipe.label_smoothing if recipe else 0.0
     if isinstance(loaded.spec.task, Classify):
         return Classification(smoothing)
-    lasso = open_lasso(loaded)
+    lasso = None if isinstance(loaded.spec.task, Density) else open_lasso(loaded)
     if smoothing:
-        message = "there are no labels to smooth: the task is sparse_code"
+        message = f"there are no labels to smooth: the task is {loaded.spec.task.kind}"
         span = loaded.tree.where(("train", "label_smoothing"))
         raise SpecError([Diagnostic("E602", message, span, "leave out `label_smoothing`")])
+    if lasso is None:
+        return DensityEstimation(levels_of(loaded))
     return SparseCoding(replace(lasso, dictionary=lasso.dictionary.float()))

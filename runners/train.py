@@ -20,7 +20,7 @@ from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Train
 from compiler.network import Network
-from runners.data import open_data
+from runners.data import Data, Split, in_order, open_data, read
 from runners.devices import device_name, matrix_precision, open_fabric
 from runners.drift_log import drift_scalars
 from runners.errors import TrainingError, TrainingStopped
@@ -48,11 +48,13 @@ from runners.run_folder import (
 from runners.signals import asked_to_end
 from runners.standing import Best, Score, Standing
 from runners.start import start_from
-from runners.tasks import Task, open_task
+from runners.tasks import Batch, Task, open_task
 from runners.unreadable import passed_over
 from runners.watch import DriftWatch
 from runners.weights import keep_weights, take_weights
 
+LOOK = 256
+"""Samples that weights may start by."""
 SAVE_SECONDS = 15 * 60.0
 """Of training, after which an epoch that takes longer is saved on the way."""
 RECIPE = "train: {epochs: 60, batch: 64, learning_rate: 2e-3}"
@@ -76,7 +78,7 @@ def train(
     forget_peak(fabric.device)
     task = open_task(loaded)
     data = first_before_others(lambda: open_data(loaded, entry, recipe.seed), fabric)
-    model = start(loaded, recipe, task, folder, fabric)
+    model = start(loaded, recipe, task, data, folder, fabric)
     plan(loaded, model, recipe, fabric, quiet)
     with (
         closing(data),
@@ -130,18 +132,23 @@ def _done(folder: RunFolder, result: TrainResult) -> None:
 
 
 def start(
-    loaded: Loaded, recipe: Train, task: Task, folder: RunFolder, fabric: Fabric
+    loaded: Loaded, recipe: Train, task: Task, data: Data, folder: RunFolder, fabric: Fabric
 ) -> nn.Module:
     """The network with the weights that training begins with, the same in every process, and after
     that generators of each process's own."""
     torch.manual_seed(recipe.seed)
     model = build_model(loaded)
-    task.start(model)
+    task.start(model, lambda: a_look(data.training))
     if recipe.start_from is not None and not folder.begun:
         start_from(Path(recipe.start_from), model, loaded)
     if fabric.global_rank:
         torch.manual_seed(derived_seed(recipe.seed, "process", fabric.global_rank))
     return model
+
+
+def a_look(split: Split) -> Batch:
+    """The first samples of a split, on the CPU."""
+    return next(read(split, in_order(split, LOOK)[:1], torch.device("cpu")))
 
 
 def plan(loaded: Loaded, model: nn.Module, recipe: Train, fabric: Fabric, quiet: bool) -> None:

@@ -25,6 +25,8 @@ COMMANDS = {
     "profile": "Say what a spec costs to train, in memory and time, and what fits.",
     "train": "Train a spec on its data.",
     "evaluate": "Measure the network of a run on its test set, or on other data.",
+    "sample": "Draw images from the density of a run.",
+    "invert": "Encode images by the density of a run, and decode them again.",
     "export": "Write the network of a run for other programs: weights, PyTorch, ONNX, Python.",
     "compare": "Train specs with the same data and seeds, and report what differs.",
     "convert": "Write published weights for a spec to start from.",

@@ -74,6 +74,8 @@ class TrainingStep:
                 labels = torch.zeros(len(outputs), dtype=torch.long, device=self.device)
                 smoothing = self.recipe.label_smoothing
                 loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+            elif self.network.plan.prior is not None:
+                loss = -outputs.mean()
             else:
                 loss = outputs.float().square().mean()
         return loss + self.network.penalty()

@@ -56,10 +56,10 @@ def test_training_starts_at_ista(tmp_path: Path) -> None:
     assert isinstance(task, SparseCoding)
     result = train(loaded, tmp_path, device="cpu", quiet=True)
     model = archspec.build(loaded)
-    task.start(model)
     assert loaded.spec.data is not None
     split = open_data(loaded, loaded.spec.data, 0).test
     (batch,) = read(split, in_order(split, 50), torch.device("cpu"))
+    task.start(model, lambda: batch)
     with torch.no_grad():
         outcome = task.in_evaluation(model, batch)
     assert outcome.measured / 50 == pytest.approx(result.test_metric, rel=1e-5)

@@ -1,0 +1,102 @@
+"""archspec sample."""
+
+from __future__ import annotations
+
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from archspec.cli.options import allow_modules
+from archspec.cli.runs import Refused, opened, run_argument, told
+from archspec.cli.runs import weights as weights_option
+from archspec.cli.training import device as device_option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from runners.trained import Which
+
+GRID = 100
+"""So many images of all are in the grid."""
+
+
+@click.command("sample")
+@run_argument
+@click.option(
+    "--count",
+    type=click.IntRange(1, 100_000),
+    default=64,
+    show_default=True,
+    help="How many images.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Times the scale of the prior: below 1, images are more alike, and more likely.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of noise.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time."
+)
+@weights_option
+@device_option
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="For grid.png and images/00000.png and so on; RUN/samples by default.",
+)
+@click.option("--force", is_flag=True, help="Replace a folder that is there.")
+@allow_modules
+def command(
+    run: Path,
+    count: int,
+    temperature: float,
+    seed: int,
+    batch: int,
+    weights: Which,
+    device: str,
+    output: Path | None,
+    force: bool,
+    packages: tuple[str, ...],
+) -> None:
+    """Draw images from the density of a run.
+
+    RUN is the folder that `archspec train` has left of a spec with `task: density`, or its name
+    in runs. The same seed draws the same images.
+    """
+    from runners.generation import density_of
+
+    with told():
+        trained = opened(run, weights, packages)
+        density = density_of(trained, device)
+        folder = output or trained.folder.path / "samples"
+        refuse_what_is_there(folder, force)
+        images = density.sample(count, temperature, seed, batch)
+    _write(images, folder)
+
+
+def refuse_what_is_there(folder: Path, force: bool) -> None:
+    """Raises `Refused` for a folder that is not to be replaced, or holds something else."""
+    if not folder.exists():
+        return
+    if not force:
+        raise Refused(f"{folder}: not replaced; --force does, or --output names another folder")
+    if not (folder / "grid.png").is_file():
+        raise Refused(f"{folder} is not replaced: there is no grid.png in it, so it is not ours")
+
+
+def _write(images: Tensor, folder: Path) -> None:
+    from runners.pictures import replacing_folder, write_folder, write_grid
+
+    try:
+        with replacing_folder(folder) as partial:
+            write_folder(images, partial / "images")
+            write_grid(images[:GRID], partial / "grid.png", ceil(sqrt(min(len(images), GRID))))
+    except OSError as error:
+        raise Refused(f"cannot write in {folder}: {error.strerror or error}") from None
+    click.echo(f"written: {folder / 'grid.png'}, and {len(images):,} images in {folder / 'images'}")
