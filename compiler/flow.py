@@ -8,6 +8,7 @@ streams (`compiler.determinant`), so that none of this stores activations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -95,13 +96,25 @@ class Flow(Network):
         """So many samples of the density, (count, …). The scale of the prior is multiplied by
         `temperature`. Raises as `decode` does."""
         weight = next(self.parameters())
-        like = torch.zeros(count, 1, dtype=weight.dtype, device=weight.device)
-        *before, last = self._priors()
-        waiting = list(before)
-        value = last.sample(like, temperature, generator)
-        return self._back(
-            value, lambda context: waiting.pop().sample(context, temperature, generator), side
-        )
+        size = (count, self.dimensions)
+        noise = torch.randn(size, generator=generator, dtype=weight.dtype, device=weight.device)
+        return self.from_noise(noise, temperature, **side)
+
+    def from_noise(self, noise: Tensor, temperature: float = 1.0, **side: Tensor) -> Tensor:
+        """Standard normal numbers, (B, `dimensions`) → data (B, …) of the density. Raises as
+        `decode` does."""
+        priors = self._priors()
+        parts = list(torch.split(noise, [prior.dimensions for prior in priors], 1))
+
+        def latent(context: Tensor) -> Tensor:
+            return priors.pop().scaled(parts.pop(), context, temperature)
+
+        return self._back(latent(noise), latent, side)
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers a sample of data has, and so of latents."""
+        return math.prod(self.input)
 
     def _back(
         self, value: Tensor, latent: Callable[[Tensor], Tensor], side: dict[str, Tensor]

@@ -34,12 +34,16 @@ class Prior(nn.Module):
         found = -0.5 * (standard.square() + math.log(2 * math.pi)) - log_scale
         return found.flatten(1).sum(1)
 
-    def sample(self, like: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-        """Latents (B, …) for as many samples as `like` has, their scale times `temperature`."""
+    def scaled(self, noise: Tensor, like: Tensor, temperature: float) -> Tensor:
+        """Standard normal numbers (B, `dimensions`) → latents (B, …), the scale of the prior times
+        `temperature`."""
         mean, log_scale = self.moments(like)
-        size = (len(like), *self.sizes)
-        noise = torch.randn(size, generator=generator, dtype=like.dtype, device=like.device)
-        return mean + temperature * torch.exp(log_scale) * noise
+        return mean + temperature * torch.exp(log_scale) * noise.view(-1, *self.sizes)
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of a latent."""
+        return math.prod(self.sizes)
 
 
 class LearnedPrior(Prior):

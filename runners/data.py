@@ -60,6 +60,8 @@ class Data:
     test: Split
     classes: tuple[str, ...] = ()
     """Their names, in the order of labels, where they have any."""
+    plain: Split | None = None
+    """The training samples without augmentation, of images."""
 
     def on(self, device: torch.device) -> Data:
         """With images in memory moved to a GPU."""
@@ -67,7 +69,7 @@ class Data:
         validation = self.validation.on(device)
         if self.validation.samples is self.training.samples:  # cut from it: held once
             validation = replace(validation, samples=training.samples)
-        return Data(training, validation, self.test.on(device), self.classes)
+        return Data(training, validation, self.test.on(device), self.classes, self.plain)
 
     def close(self) -> None:
         """End the processes that read it."""
@@ -107,6 +109,7 @@ def _images(loaded: Loaded, entry: AnyImages, seed: int, open_folders: OpenFolde
         Split(seen, validation, plain, workers),
         Split(found.test, everything, plain, workers),
         found.classes,
+        Split(found.evaluation, training, plain),
     )
 
 

@@ -29,7 +29,7 @@ class Levels:
         """Images (B, …) and uniform noise in [0, 1) of their shape → values of their shape, and
         what to add to their log-density, in nats, (B), for a lower bound of the log-probability of
         the levels (Theis et al. 2016, section 3.1)."""
-        share = ((images * (self.count - 1)).round() + noise) / self.count
+        share = self.shares(images, noise)
         change = share.new_full((len(share),), -share[0].numel() * math.log(self.count))
         if self.margin is None:
             return share - 0.5, change
@@ -43,7 +43,15 @@ class Levels:
             share = values + 0.5
         else:
             share = (values.sigmoid() - self.margin) / (1 - 2 * self.margin)
-        return (share * self.count).floor().clamp(0, self.count - 1) / (self.count - 1)
+        return self.levels_of_shares(share)
+
+    def shares(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Images (B, …) and uniform noise in [0, 1) of their shape → shares in [0, 1)."""
+        return ((images * (self.count - 1)).round() + noise) / self.count
+
+    def levels_of_shares(self, shares: Tensor) -> Tensor:
+        """Shares (B, …) → the images of their levels, from 0 to 1."""
+        return (shares * self.count).floor().clamp(0, self.count - 1) / (self.count - 1)
 
 
 def levels_of(loaded: Loaded) -> Levels:
@@ -76,9 +84,8 @@ class Gaussian:
         found: Tensor = normal.log_prob(vectors.double())  # type: ignore[no-untyped-call]
         return found
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Vectors (count, D)."""
-        noise = torch.randn(count, len(self.mean), generator=generator, dtype=torch.float64)
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal numbers (N, D), float64 → vectors (N, D)."""
         return self.mean + noise @ self.factor.mT
 
 

@@ -15,17 +15,19 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from archspec.loading import Loaded
-from archspec.training import Classify
+from archspec.training import Classify, Density
 from archspec.tree import Node
+from compiler.flow import Flow
 from runners.classification import Classified, classified
 from runners.data import Data, Reading, Split, in_order, open_data, read
+from runners.density_evaluation import Compared, DensityEvaluation, evaluate_density
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
 from runners.folders import OpenFolders, open_held_out, open_splits, unlike
 from runners.other_data import TRAINED_ON, of_trained, with_data
 from runners.run_folder import identity
 from runners.standing import Score
-from runners.tasks import Metric, Task, open_task
+from runners.tasks import DensityEstimation, Metric, Task, open_task
 from runners.train import recipe_and_data
 from runners.trained import Trained
 
@@ -101,6 +103,8 @@ class Evaluation:
     """Where the task is to classify."""
     class_names: tuple[str, ...]
     """Of a folder: those of its folders; else numbers."""
+    density: DensityEvaluation | None = None
+    """Where the task is a density."""
 
     @property
     def network_samples_per_second(self) -> float:
@@ -124,6 +128,8 @@ class Evaluation:
         }
         if self.classes is not None:
             found["classification"] = {"names": self.class_names, **asdict(self.classes)}
+        if self.density is not None:
+            found["density"] = asdict(self.density)
         return found
 
 
@@ -163,31 +169,40 @@ def evaluate_run(
     data: str | None = None,
     batch: int | None = None,
     device: str = "auto",
+    compared: Compared | None = None,
 ) -> Evaluation:
     """Measure a trained network on a split of its data, or of others as `with_data` reads them, in
     the precision of its recipe.
 
     With the batch of the recipe, on the machine that trained it, accuracy has the bits of the run's
     result. Raises `SpecError` where data do not fit, `TrainingError` where files cannot be read or
-    an output is not finite, and `RangeError`.
+    an output is not finite, and `RangeError`. Of a density, samples are held against the images of
+    the split as `compared` says.
     """
     loaded = data_of(trained, data)
     recipe, entry = recipe_and_data(loaded)
     fabric, task = open_fabric(loaded, recipe, device), open_task(loaded)
+    is_density = isinstance(loaded.spec.task, Density)
     with of_trained(loaded):
-        opened = open_data(loaded, entry, recipe.seed, OPEN[part])
+        opened = open_data(loaded, entry, recipe.seed, open_splits if is_density else OPEN[part])
     check_classes(trained, opened)
     split = (opened.test if part == "test" else opened.validation).on(fabric.device)
     means = Means(batch or recipe.at_once, str(fabric.device), recipe.precision)
+    density = None
     with closing(opened), matrix_precision(recipe):
         found = measure(trained.model, task, split, means.batch, fabric)
+        if isinstance(task, DensityEstimation) and isinstance(trained.model, Flow):
+            held = opened.test if part == "test" else opened.validation
+            density = evaluate_density(
+                trained.model, task.levels, opened, held, recipe, fabric.device, compared
+            )
     names, classes = opened.classes, None
     if isinstance(loaded.spec.task, Classify):
         classes = classified(found.outputs, found.targets)
         names = names or tuple(map(str, range(loaded.spec.task.classes)))
     unreadable = len(split) - found.score.samples
     subject = subject_of(trained, loaded, part)
-    return Evaluation(subject, means, task.metric, found.score, unreadable, classes, names)
+    return Evaluation(subject, means, task.metric, found.score, unreadable, classes, names, density)
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from archspec.cli.runs import Refused, opened, run_argument, told
 from archspec.cli.runs import weights as weights_option
 
 if TYPE_CHECKING:
+    from runners.density_evaluation import Compared
     from runners.evaluation import Evaluation, Part, Subject
-    from runners.trained import Which
+    from runners.trained import Trained, Which
 
 
 FILES = ("evaluation.json", "confusion.svg", "reliability.svg")
@@ -45,6 +46,31 @@ FILES = ("evaluation.json", "confusion.svg", "reliability.svg")
     help="Where the network runs.",
 )
 @click.option(
+    "--fidelity",
+    is_flag=True,
+    help="Of a density: hold its samples against the split, by torch-fidelity: Inception score, "
+    "FID, KID, precision and recall.",
+)
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="With --fidelity: the run of a classifier, by whose features samples are compared. By "
+    "default it is Inception, whose weights are downloaded once.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(16, 1_000_000),
+    help="With --fidelity: how many; as many as the split has by default.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="With --fidelity: times the scale of the prior that samples are drawn from.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
@@ -60,6 +86,10 @@ def command(
     weights: Which,
     batch: int | None,
     device: str,
+    fidelity: bool,
+    features: Path | None,
+    samples: int | None,
+    temperature: float,
     output: Path | None,
     packages: tuple[str, ...],
     as_json: bool,
@@ -73,6 +103,8 @@ def command(
     """
     import json
 
+    if not fidelity and (features, samples, temperature) != (None, None, 1.0):
+        raise click.UsageError("--features, --samples and --temperature go with --fidelity")
     from runners.evaluation import data_of, evaluate_run, subject_of
 
     with told():
@@ -80,7 +112,12 @@ def command(
         if output is not None:  # before the work of measuring
             _refuse_others(output, subject_of(trained, data_of(trained, data), split))
             _make(output)
-        found = evaluate_run(trained, part=split, data=data, batch=batch, device=device)
+        compared = None
+        if fidelity:
+            compared = _compared(trained, features, samples, temperature, device, packages)
+        found = evaluate_run(
+            trained, part=split, data=data, batch=batch, device=device, compared=compared
+        )
 
     if output is not None:  # before printing, which a closed pipe ends
         _write(found, output)
@@ -90,6 +127,27 @@ def command(
     print_evaluation(found, to_stderr=as_json)
     if as_json:
         click.echo(json.dumps(found.as_json(), allow_nan=False))
+
+
+def _compared(
+    trained: Trained,
+    features: Path | None,
+    samples: int | None,
+    temperature: float,
+    device: str,
+    packages: tuple[str, ...],
+) -> Compared:
+    from runners.density_evaluation import Compared
+    from runners.devices import find_device
+    from runners.fidelity import classifier_features
+    from runners.generation import density_of
+
+    density_of(trained, device)  # or why it is none
+    extractor = None
+    if features is not None:
+        classifier = opened(features, "best", packages)
+        extractor = (str(features), classifier_features(classifier, find_device(device)))
+    return Compared(samples, temperature, extractor)
 
 
 def _refuse_others(folder: Path, subject: Subject) -> None:

@@ -12,8 +12,11 @@ from archspec.cli.report import PIPE_WIDTH
 
 if TYPE_CHECKING:
     from runners.classification import Classified
+    from runners.density_evaluation import DensityEvaluation
     from runners.evaluation import Evaluation
 
+INCEPTION = "Inception"
+"""The features that IS, FID and KID are named for."""
 MOST_CLASSES = 20
 """So many are told; of more, those that fare worst."""
 
@@ -30,6 +33,8 @@ def print_evaluation(found: Evaluation, to_stderr: bool) -> None:
     if found.unreadable:
         console.print(Text(f"warning: {found.unreadable} files cannot be read", style="yellow"))
     console.print(_values(found))
+    if found.density is not None and found.density.fidelity is not None:
+        console.print(_fidelity(found.density))
     if found.classes is not None:
         console.print(_classes(found.classes, found.class_names))
 
@@ -43,7 +48,11 @@ def _values(found: Evaluation) -> Table:
     table.add_row(found.metric.name, found.metric.text(score.measured), "")
     if found.classes is not None:
         table.add_row(f"top {found.classes.k}", f"{found.classes.top_k:.2%}", "")
-    table.add_row("loss", f"{score.loss:.4g}", "")
+    if found.density is None:
+        table.add_row("loss", f"{score.loss:.4g}", "")
+    elif found.density.gaussian_bits is not None:
+        bits = found.metric.text(found.density.gaussian_bits)
+        table.add_row("", bits, "by a Gaussian with a full covariance, of the training images")
     if found.classes is not None:
         error = f"{found.classes.calibration_error:.2%}"
         table.add_row("calibration error", error, f"over {len(found.classes.bins)} bins")
@@ -55,6 +64,31 @@ def _values(found: Evaluation) -> Table:
         f"{found.network_samples_per_second:,.0f}",
         f"without the {score.waited / score.seconds:.0%} of the time that data took",
     )
+    return table
+
+
+def _fidelity(found: DensityEvaluation) -> Table:
+    """Samples beside data, and a Gaussian's beside them."""
+    rows = [("samples", found.fidelity), ("a Gaussian's", found.gaussian_fidelity)]
+    shown = [(name, fidelity) for name, fidelity in rows if fidelity is not None]
+    first = shown[0][1]
+    known = first.features == INCEPTION
+    by = f"[{first.features}]"
+    names = ("IS", "FID", "KID") if known else (f"IS{by}", f"FD{by}", f"KD{by}")
+    title = f"{first.samples:,} samples, temperature {first.temperature:g}"
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column(title)
+    for name in (*names, "precision", "recall"):
+        table.add_column(Text(name), justify="right")
+    for name, fidelity in shown:
+        table.add_row(
+            name,
+            f"{fidelity.inception_score:.3f}",
+            f"{fidelity.frechet_distance:.4g}",
+            f"{fidelity.kernel_distance:.4g}",
+            f"{fidelity.precision:.3f}",
+            f"{fidelity.recall:.3f}",
+        )
     return table
 
 

@@ -1,0 +1,116 @@
+"""How a density fares beside a Gaussian, and its samples beside data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from archspec.training import Train
+from compiler.flow import Flow
+from runners.data import Data, Split, in_order, read
+from runners.density import Gaussian, Levels, bits_per_dimension, fitted_gaussian
+from runners.fidelity import (
+    Features,
+    Fidelity,
+    FlowSamples,
+    GaussianSamples,
+    measure_fidelity,
+)
+from runners.generation import Density
+from runners.pictures import as_bytes
+
+MOST_DIMENSIONS = 4096
+"""A covariance of more takes too long."""
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is asked for of samples."""
+
+    samples: int | None
+    """How many; as many as the split has by default."""
+    temperature: float
+    features: Features | None
+    """By which they are compared; those of Inception if None."""
+
+
+@dataclass(frozen=True)
+class DensityEvaluation:
+    """What is told of a density beside its bits per dimension."""
+
+    gaussian_bits: float | None
+    """Bits per dimension of the same samples by a Gaussian with a full covariance, fitted to the
+    training samples; None where they are too few for it, or of too many numbers."""
+    fidelity: Fidelity | None = None
+    gaussian_fidelity: Fidelity | None = None
+    """Of that Gaussian's samples."""
+
+
+@torch.no_grad()
+def evaluate_density(
+    flow: Flow,
+    levels: Levels,
+    data: Data,
+    split: Split,
+    recipe: Train,
+    device: torch.device,
+    compared: Compared | None,
+) -> DensityEvaluation:
+    """Hold a density against a Gaussian on a split and, if asked for, samples of both against its
+    images. Raises what `measure_fidelity` raises."""
+    images = all_images(split, recipe.at_once)
+    gaussian = gaussian_of(data, levels, recipe.at_once)
+    bits = None if gaussian is None else gaussian_bits(gaussian, levels, images)
+    if compared is None:
+        return DensityEvaluation(bits)
+    density = Density(flow.to(device), levels, device)
+    channels = 3 if compared.features is None else images.shape[1]
+    generators = [FlowSamples(density, compared.temperature, channels)]
+    generators += [] if gaussian is None else [GaussianSamples(gaussian, density, channels)]
+    real = as_bytes(images).expand(-1, max(channels, images.shape[1]), -1, -1)
+    found = [
+        measure_fidelity(
+            generator,
+            real,
+            compared.samples or len(images),
+            compared.temperature if isinstance(generator, FlowSamples) else 1.0,
+            compared.features,
+            batch=recipe.at_once,
+            device=device,
+        )
+        for generator in generators
+    ]
+    return DensityEvaluation(bits, *found)
+
+
+def all_images(split: Split, batch: int) -> Tensor:
+    """The images of a split (N, C, H, W), from 0 to 1, on the CPU."""
+    return torch.cat([images for images, _ in read(split, in_order(split, batch), CPU)])
+
+
+def gaussian_of(data: Data, levels: Levels, batch: int) -> Gaussian | None:
+    """A Gaussian of the shares of levels of the training images, dequantised once, without
+    augmentation; None where they are too few, or have too many numbers."""
+    assert data.plain is not None
+    first = all_images(replace(data.plain, indices=data.plain.indices[:1]), 1)
+    if first.numel() > MOST_DIMENSIONS or len(data.plain) <= first.numel():
+        return None
+    images = all_images(data.plain, batch)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    try:
+        return fitted_gaussian(levels.shares(images, noise).flatten(1))
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return None
+
+
+def gaussian_bits(gaussian: Gaussian, levels: Levels, images: Tensor) -> float:
+    """The mean over images (N, C, H, W), dequantised once."""
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
+    plain = Levels(levels.count)
+    shares = plain.shares(images, noise).flatten(1)
+    _, change = plain.values(images, noise)
+    bits = bits_per_dimension(gaussian.log_density(shares) + change, images[0].numel())
+    return float(bits.mean())

@@ -1,0 +1,222 @@
+"""How near samples are to data, by torch-fidelity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torch_fidelity
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from archspec.diagnostics import Diagnostic, SpecError
+from archspec.loading import Loaded
+from archspec.training import Classify
+from runners.data import open_data
+from runners.density import Gaussian
+from runners.errors import TrainingError
+from runners.generation import Density
+from runners.pictures import as_bytes
+from runners.train import recipe_and_data
+from runners.trained import Trained
+
+SEED = 2020
+KID_SUBSET = 1000
+"""Samples of each subset that KID is a mean over, where there are as many."""
+INCEPTION = "Inception"
+_TEST_SET, _NETWORK = "archspec-test-set", "archspec-network"
+Features = tuple[str, type[FeatureExtractorBase]]
+"""What they are called, and the class of their extractor."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near samples are to a test set."""
+
+    features: str
+    """Whose features they are compared by: Inception's (then these are IS, FID and KID), or those
+    of a run's network."""
+    samples: int
+    temperature: float
+    inception_score: float
+    frechet_distance: float
+    kernel_distance: float
+    precision: float
+    """The share of samples that lie among data (Kynkäänniemi et al. 2019)."""
+    recall: float
+    """The share of data that lie among samples."""
+
+
+class FlowSamples(torch_fidelity.GenerativeModelBase):  # type: ignore[misc]
+    """A density as a generator of images, as bytes (B, C, H, W)."""
+
+    z_type = "normal"
+    num_classes = 0
+    z_size = 0
+
+    def __init__(self, density: Density, temperature: float, channels: int) -> None:
+        super().__init__()
+        self.density, self.temperature, self.channels = density, temperature, channels
+        self.z_size = density.flow.dimensions
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Standard normal numbers (B, z_size) → images."""
+        weight = next(self.density.flow.parameters())
+        values = self.density.flow.from_noise(noise.to(weight), self.temperature)
+        if not values.isfinite().all():
+            raise TrainingError("the density gives samples that are not finite")
+        return coloured(as_bytes(self.density.levels.images(values)), self.channels)
+
+
+class GaussianSamples(torch_fidelity.GenerativeModelBase):  # type: ignore[misc]
+    """A Gaussian of the shares of levels as a generator of images."""
+
+    z_type = "normal"
+    num_classes = 0
+    z_size = 0
+
+    def __init__(self, gaussian: Gaussian, density: Density, channels: int) -> None:
+        super().__init__()
+        self.gaussian, self.density, self.channels = gaussian, density, channels
+        self.z_size = len(gaussian.mean)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Standard normal numbers (B, z_size) → images."""
+        shares = self.gaussian.from_noise(noise.cpu().double()).to(noise)
+        values = shares.view(len(shares), *self.density.flow.input)
+        return coloured(as_bytes(self.density.levels.levels_of_shares(values)), self.channels)
+
+
+def coloured(images: Tensor, channels: int) -> Tensor:
+    """Grey images (B, 1, H, W) in so many channels; those in colour as they are."""
+    return images.expand(-1, channels, -1, -1) if images.shape[1] == 1 else images
+
+
+class Held(Dataset[Tensor]):
+    """Images as bytes (N, C, H, W)."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def classifier_features(trained: Trained, device: torch.device) -> type[FeatureExtractorBase]:
+    """The class of an extractor of what a run's classifier reads its logits from, and of those.
+    Raises `SpecError` for a run of another task, or whose head ends in no linear layer."""
+    loaded = trained.loaded
+    linear = [m for m in trained.model.modules() if isinstance(m, nn.Linear)]
+    if not isinstance(loaded.spec.task, Classify) or not linear:
+        message = f"the run in {trained.folder.path} is no classifier that ends in a linear layer"
+        help = "`archspec train vit_digits` makes one; features are those of a run of the same data"
+        raise SpecError([Diagnostic("E604", message, None, help)])
+    model, last, prepare = trained.model.to(device), linear[-1], preparation(loaded)
+
+    class ClassifierFeatures(FeatureExtractorBase):  # type: ignore[misc]
+        """Of images as bytes (B, C, H, W)."""
+
+        def __init__(self, name: str, features_list: Sequence[str], **settings: object) -> None:
+            super().__init__(name, features_list)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("features", "logits")
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "logits" if metric == "isc" else "features"
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            found: dict[str, Tensor] = {}
+
+            def heard(module: nn.Module, given: Any, output: Tensor) -> None:
+                found["features"], found["logits"] = given[0].flatten(1), output
+
+            with last.register_forward_hook(heard):
+                model(prepare(images.to(device)))
+            return tuple(found[name].float() for name in self.features_list)
+
+    return ClassifierFeatures
+
+
+def preparation(loaded: Loaded) -> Any:
+    """From images as bytes (B, C, H, W) to what the network of a spec sees. Raises `SpecError`."""
+    recipe, entry = recipe_and_data(loaded)
+    split = open_data(loaded, entry, recipe.seed).test
+    return lambda images: split.prepare(images, torch.zeros(len(images)))[0]
+
+
+def measure_fidelity(
+    generator: torch_fidelity.GenerativeModelBase,
+    images: Tensor,
+    samples: int,
+    temperature: float,
+    features: Features | None,
+    *,
+    batch: int,
+    device: torch.device,
+) -> Fidelity:
+    """So many samples beside images (N, C, H, W) of bytes, by the features of a network or else by
+    Inception's. Raises `SpecError` where Inception's weights cannot be had."""
+    registry = torch_fidelity.registry
+    registry.DATASETS_REGISTRY.pop(_TEST_SET, None)
+    torch_fidelity.register_dataset(_TEST_SET, lambda root, download: Held(images))
+    extractor = {}
+    if features is not None:
+        registry.FEATURE_EXTRACTORS_REGISTRY.pop(_NETWORK, None)
+        torch_fidelity.register_feature_extractor(_NETWORK, features[1])
+        extractor = {"feature_extractor": _NETWORK}
+    try:
+        found = torch_fidelity.calculate_metrics(
+            input1=generator,
+            input1_model_num_samples=samples,
+            input2=_TEST_SET,
+            isc=True,
+            fid=True,
+            kid=True,
+            prc=True,
+            kid_subset_size=min(KID_SUBSET, samples, len(images)),
+            cuda=device.type == "cuda",
+            batch_size=batch,
+            cache=False,  # its names know nothing of weights
+            save_cpu_ram=True,  # no processes that read
+            rng_seed=SEED,
+            verbose=False,
+            **extractor,
+        )
+    except (URLError, OSError) as error:
+        raise SpecError([_no_weights(error)]) from None
+    if not math.isfinite(found["frechet_inception_distance"]):
+        raise TrainingError("the features of samples, or of data, are not finite")
+    return Fidelity(
+        features=INCEPTION if features is None else features[0],
+        samples=samples,
+        temperature=temperature,
+        inception_score=found["inception_score_mean"],
+        frechet_distance=found["frechet_inception_distance"],
+        kernel_distance=found["kernel_inception_distance_mean"],
+        precision=found["precision"],
+        recall=found["recall"],
+    )
+
+
+def _no_weights(error: Exception) -> Diagnostic:
+    message = f"the weights of Inception and VGG16 cannot be downloaded: {error}"
+    help = (
+        "compare by a classifier of your own: `archspec train vit_digits`, and then `--features "
+        "runs/vit_digits`"
+    )
+    return Diagnostic("E601", message, None, help)
