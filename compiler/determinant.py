@@ -29,11 +29,12 @@ from archspec.expressions import (
     add,
     multiply,
     names,
+    show,
     subtract,
     transform,
 )
 from archspec.shapes import Features
-from compiler.canonical import call_reads
+from compiler.canonical import call_reads, unlift
 from compiler.plan import Affine, StagePlan, Step, StreamPlan, Temporary
 from compiler.plan import Call as FunctionCall
 
@@ -61,13 +62,14 @@ def _counted(step: Step, number: int) -> Iterator[Step]:
     while needed := _needed(scale, calls):  # computed once for both, by itself
         call = needed[0]
         name = f"_{call.function}_{number}_{call.result.partition('@')[2]}"
-        yield Temporary(name, Name(call.result), (call,), "")
+        text = f"{name} := {show(unlift(Name(call.result), (call,)))}"
+        yield Temporary(name, Name(call.result), (call,), text)
         scale, rest = (_renamed(value, call.result, name) for value in (scale, rest))
         others = (other for other in calls if other != call)
         calls = tuple(_reading(other, call.result, name) for other in others)
     yield replace(step, scale=scale, rest=rest, calls=calls)
     volume = Call(SUM_OVER, (log_size(scale), Name(step.target)))
-    yield Affine(LOG_DETERMINANT, ONE, volume, (), "")
+    yield Affine(LOG_DETERMINANT, ONE, volume, (), f"{LOG_DETERMINANT} += {show(volume)}")
 
 
 def _renamed(value: Expression, old: str, new: str) -> Expression:

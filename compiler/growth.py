@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from archspec.expressions import (
+    DERIVED,
+    LOG_DETERMINANT,
     ONE,
     Binary,
     Call,
@@ -216,7 +218,8 @@ def _ends(plan: StagePlan) -> list[list[Mapping[str, float]]]:
 def _linear_errors(
     plan: StagePlan, every: int, sizes: Tensor, coefficients: Sequence[Mapping[str, float]]
 ) -> Curve:
-    elements = torch.tensor([math.prod(s.shape.sizes) for s in plan.streams], dtype=torch.float64)
+    counts = [math.prod(s.shape.sizes) * (s.name != LOG_DETERMINANT) for s in plan.streams]
+    elements = torch.tensor(counts, dtype=torch.float64)
     draws = list(drawn_combinations(plan.constants))
     covariance = torch.zeros(len(elements), len(elements), dtype=torch.float64)
     errors: list[float] = []
@@ -287,6 +290,8 @@ def _evaluate(expression: Expression, scope: Mapping[str, _Linear], none: Tensor
         return _Linear(
             _evaluate(expression.base, scope, none).constant ** expression.exponent, none
         )
+    if isinstance(expression, Call) and expression.function in DERIVED:  # changes no stream
+        return _Linear(0.0, none)
     if isinstance(expression, Call):
         inner = _evaluate(expression.arguments[0], scope, none)
         return _Linear(_FUNCTIONS[expression.function](inner.constant), none)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from archspec.expressions import LOG_DETERMINANT
 from compiler import engine
 from compiler.constants import fixed_values
 from compiler.engine import Values
@@ -245,8 +246,10 @@ def _through(atom: _Atom, error: _Error, before: Values, after: Values) -> _Erro
 
 
 def norm(values: Mapping[str, Tensor]) -> float:
-    """That of all streams together."""
-    return math.sqrt(sum(float(wide(value).square().sum()) for value in values.values()))
+    """That of all streams together; the log-determinant, of whatever size, is not one that
+    residual functions read."""
+    streams = (value for name, value in values.items() if name != LOG_DETERMINANT)
+    return math.sqrt(sum(float(wide(value).square().sum()) for value in streams))
 
 
 def wide(values: Tensor) -> Tensor:
