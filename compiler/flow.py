@@ -9,9 +9,10 @@ streams (`compiler.determinant`), so that none of this stores activations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,9 +23,12 @@ from archspec.shapes import Shape
 from compiler.bijections import names_in_output
 from compiler.body import entry_of, invert_layers, streams_of
 from compiler.functions.maps import ActNorm
+from compiler.information import Information
 from compiler.network import Network
 from compiler.plan import NetworkPlan, StagePlan
 from compiler.priors import Prior, build_prior
+
+NOTHING: Mapping[str, Information] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Flow(Network):
     def forward(self, value: Tensor, **side: Tensor) -> Tensor:
         """log p(z) + log|det dz/dx| of data x (B, …), (B) (Dinh et al. 2017, equation 2). Raises
         what `Network.forward` raises."""
-        encoded = self.encode(value, **side)
+        encoded = self.encode(value, NOTHING, **side)
         densities = [
             prior.log_density(latent, context)
             for prior, latent, context in zip(
@@ -61,8 +65,11 @@ class Flow(Network):
         ]
         return torch.stack(densities).sum(0) + encoded.log_determinant
 
-    def encode(self, value: Tensor, **side: Tensor) -> Encoded:
-        """Data (B, …) → latents. Raises what `Network.forward` raises."""
+    def encode(
+        self, value: Tensor, kept: Mapping[str, Information] = NOTHING, **side: Tensor
+    ) -> Encoded:
+        """Data (B, …) → latents. What exact stages lose goes into `kept`, by their names, where
+        `decode` finds it. Raises what `Network.forward` raises."""
         self.check(value, side)
         value = self.stem(value)
         latents: list[Tensor] = []
@@ -70,7 +77,7 @@ class Flow(Network):
         total = value.new_zeros(len(value))
         for stage in self.stages:
             read = {name: side[name] for name in stage.facts.side}
-            streams = stage(*stage.split(value), **read)
+            streams = stage(*stage.split(value), information=kept.get(stage.plan.name), **read)
             value = stage.merge(*streams)
             by_name = dict(zip(stage.facts.final, streams, strict=True))
             left = [by_name[name] for name in left_behind(stage.plan)]
@@ -78,12 +85,23 @@ class Flow(Network):
             total = total + by_name[LOG_DETERMINANT].squeeze(1) + stage.map_log_determinant()
         return Encoded((*latents, value), (*contexts, value), total)
 
-    def decode(self, latents: Sequence[Tensor], **side: Tensor) -> Tensor:
-        """Latents, as `encode` gives them → data (B, …): the derived inverse. Raises what
-        `BaseStage.inverse` raises: a flow with dropout must be in evaluation."""
+    def decode(
+        self,
+        latents: Sequence[Tensor],
+        kept: Mapping[str, Information] = NOTHING,
+        **side: Tensor,
+    ) -> Tensor:
+        """Latents, as `encode` gives them with what it has kept → data (B, …): the derived
+        inverse. Raises what `BaseStage.inverse` raises: a flow with dropout must be in
+        evaluation."""
         *left, value = latents
         waiting = list(left)
-        return self._back(value, lambda context: waiting.pop(), side)
+        return self._back(value, lambda context: waiting.pop(), kept, side)
+
+    def informations(self) -> dict[str, Information]:
+        """Empty ones for `encode`, of the stages whose exact inverse reads them."""
+        needing = (stage for stage in self.stages if stage.facts.needs_information)
+        return {stage.plan.name: Information() for stage in needing}
 
     @torch.no_grad()
     def sample(
@@ -109,7 +127,7 @@ class Flow(Network):
         def latent(context: Tensor) -> Tensor:
             return priors.pop().scaled(parts.pop(), context, temperature)
 
-        return self._back(latent(noise), latent, side)
+        return self._back(latent(noise), latent, NOTHING, side)
 
     @property
     def dimensions(self) -> int:
@@ -117,7 +135,11 @@ class Flow(Network):
         return math.prod(self.input)
 
     def _back(
-        self, value: Tensor, latent: Callable[[Tensor], Tensor], side: dict[str, Tensor]
+        self,
+        value: Tensor,
+        latent: Callable[[Tensor], Tensor],
+        kept: Mapping[str, Information],
+        side: Mapping[str, Tensor],
     ) -> Tensor:
         """The last output (B, …) → data. `latent` gives what stages have left behind, the last of
         it first, from the output of the stage."""
@@ -126,7 +148,8 @@ class Flow(Network):
             others = {name: latent(value) for name in reversed(names)}
             others[LOG_DETERMINANT] = value.new_zeros(len(value), 1)
             read = {name: side[name] for name in stage.facts.side}
-            streams = stage.inverse(*streams_of(stage.plan, value, others), **read)
+            after = streams_of(stage.plan, value, others)
+            streams = stage.inverse(*after, information=kept.get(stage.plan.name), **read)
             value = invert_layers(stage.transition, entry_of(stage.plan, streams))
         return invert_layers(self.stem, value)
 

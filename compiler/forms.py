@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeGuard
 
-from archspec.expressions import Expression, Number, fold
+from archspec.expressions import LOG_DETERMINANT, Expression, Number, fold
 from archspec.maps import ActNorm, InvertibleLinear
 from compiler.check import Factor
 from compiler.constants import (
@@ -131,9 +132,13 @@ _Scales = tuple[_Scale | None, ...]
 def _scales(plan: StagePlan, layer: int) -> _Scales:
     """The scales of a layer's updates; None for steps of other kinds."""
     fixed = fixed_values(plan.constants, layer, plan.depth)
-    return tuple(
-        _scale(step, plan, fixed) if isinstance(step, Affine) else None for step in plan.steps
-    )
+    return tuple(_scale(step, plan, fixed) if _is_rounded(step) else None for step in plan.steps)
+
+
+def _is_rounded(step: Step) -> TypeGuard[Affine]:
+    """Whether an update is rounded to the grid: the log-determinant is a stream that nothing
+    reads, and may leave its range."""
+    return isinstance(step, Affine) and step.target != LOG_DETERMINANT
 
 
 def _scale(step: Affine, plan: StagePlan, fixed: Mapping[str, Expression]) -> _Scale:

@@ -47,8 +47,9 @@ class Density:
         """Images (N, C, H, W) from 0 to 1 through the flow, and back by its inverse. They are taken
         in the middle of their levels, without noise."""
         values, change = self.levels.values(images.to(self.device), torch.tensor(0.5))
-        encoded = self.flow.encode(values)
-        back = self.flow.decode(encoded.latents)
+        kept = self.flow.informations()
+        encoded = self.flow.encode(values, kept)
+        back = self.flow.decode(encoded.latents, kept)
         bits = bits_per_dimension(self.flow(values) + change, images[0].numel())
         return Inverted(
             tuple(latent.cpu() for latent in encoded.latents),

@@ -102,9 +102,10 @@ def test_in_exact_arithmetic() -> None:
     from archspec import Information
 
     functions = {"F": ["layer_norm", {"mlp": 2}], "G": ["tanh"]}
-    own = {"depth": 6, "coupling": "momentum_pair", "functions": functions, "arithmetic": "exact"}
+    exact = {"exact": {"fraction_bits": 22}}  # streams stay below 4
+    own = {"depth": 6, "coupling": "momentum_pair", "functions": functions, "arithmetic": exact}
     stage = network(own, torch.float32).stages[0]
-    plain = streams_for(stage, 2)
+    plain = tuple(stream / 8 for stream in streams_for(stage, 2))
     twin = counting(stage)
     one, other = Information(), Information()
     wanted = stage(*plain, information=one)
@@ -113,6 +114,7 @@ def test_in_exact_arithmetic() -> None:
     elements = sum(s[0].numel() for s in plain)
     wanted_log = 6 * elements / 2 * torch.tensor(0.9).log()
     torch.testing.assert_close(log[0, 0], wanted_log, rtol=1e-5, atol=0)
+    assert wanted_log < -4
     *back, zero = twin.inverse(*found, log, information=other)
     before = stage.inverse(*wanted, information=one)
     assert all(torch.equal(b, w) for b, w in zip(back, before, strict=True))
