@@ -59,7 +59,8 @@ def levels_of(loaded: Loaded) -> Levels:
     task, entry = loaded.spec.task, loaded.spec.data
     assert isinstance(task, Density)
     if not isinstance(entry, LabelledImages):
-        message = f"the task is density, and the data set {entry.kind if entry else ''} no images"
+        holds = f"the data set {entry.kind} holds no images" if entry else "there are no images"
+        message = f"the task is density, and {holds}"
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("data",)))])
     return Levels(entry.levels, task.margin)
 

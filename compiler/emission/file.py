@@ -41,7 +41,12 @@ TAKEN_OVER = (*ARITHMETIC, *ENGINE, coefficients, *STAGES, self_check)
 def emit(plan: NetworkPlan, spec: Spec) -> str:
     """The text of a Python file that imports torch alone, whose network has the names of weights,
     the outputs, inverses and gradients of the one that `build` makes. Raises `CannotEmitError` for
-    a spec with modules of the user's own."""
+    a spec with modules of the user's own, and for a density."""
+    if plan.prior is not None:
+        raise CannotEmitError(
+            "a density cannot be written as a file: its prior and its inverse through all stages "
+            "are not among what is written out"
+        )
     with torch.device("meta"):
         network = Network(plan)
     names = ClassNames("\n".join(body(module) for module in TAKEN_OVER))

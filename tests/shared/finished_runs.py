@@ -21,6 +21,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "exact": ("bdia_vit_digits", ("stages.trunk.depth=2", "train.warmup=0")),
     "convolution": ("revnet_digits", ("stages.fine.depth=1", "stages.coarse.depth=1")),
     "sparse_code": ("lista", SPARSE),
+    "density": ("realnvp_digits", ("stages.trunk.depth=3", "train.warmup=0")),
 }
 """Spec and settings, by the kind of the network."""
 

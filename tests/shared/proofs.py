@@ -263,6 +263,20 @@ PROOFS = (
         "the authors' equations; image → features → image through the whole body",
         ("irevnet_cifar10",),
     ),
+    *(
+        Proof(
+            family,
+            "zoo/test_flows.py",
+            "log-densities are those of autograd's Jacobian; images come back from latents",
+            (spec,),
+        )
+        for family, spec in (
+            ("NICE", "nice_digits"),
+            ("RealNVP", "realnvp_digits"),
+            ("Glow", "glow_cifar10"),
+            ("momentum flow", "momentum_flow_digits"),
+        )
+    ),
 )
 
 ONLY_VERIFIED: frozenset[str] = frozenset()
@@ -274,9 +288,11 @@ OURS = frozenset(
         "anode_resnet10_cifar10_revolve",
         "bdia_vit_b_finetune",
         "bdia_vit_digits",
+        "glow_cifar10",
         "heun_cifar10",
         "irevnet_cifar10",
         "lista",
+        "momentum_flow_digits",
         "momentum_lista",
         "momentum_resnet101_finetune",
         "momentum_resnet32_cifar10",
@@ -295,6 +311,8 @@ OURS = frozenset(
         "momrev_vit_l",
         "momrev_vit_s",
         "mvit_b",
+        "nice_digits",
+        "realnvp_digits",
         "rev_lista",
         "rev_mvit_b_video",
         "rev_mvit_digits",

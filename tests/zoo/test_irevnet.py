@@ -272,7 +272,8 @@ GOOD = ["x += F(y)"]
         ),
         (
             stage_of(PAIR, GOOD, "concat(x, y)", transition=[{"linear": 6}]),
-            "stage `trunk`: transition: `linear` has no inverse; `squeeze` and `unsqueeze` have",
+            "stage `trunk`: transition: `linear` has no inverse; `squeeze`, `unsqueeze` and "
+            "`flatten` have",
         ),
         (
             stage_of({"x": "input"}, ["x += F(x)"], "x", backward="store"),
@@ -301,5 +302,5 @@ def test_bodies_that_do_not_invert_say_why(stages: Any, reason: str) -> None:
 def test_every_reason_is_given() -> None:
     network = archspec.build("revnet38_cifar10")
     reasons = body_obstacles(network.plan)
-    assert reasons[0] == "stem: `conv` has no inverse; `squeeze` and `unsqueeze` have"
-    assert "stage `middle`: transition: `residual` has no inverse; `squeeze` and" in str(reasons)
+    assert reasons[0] == "stem: `conv` has no inverse; `squeeze`, `unsqueeze` and `flatten` have"
+    assert "stage `middle`: transition: `residual` has no inverse; `squeeze`," in str(reasons)

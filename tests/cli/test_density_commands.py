@@ -1,0 +1,150 @@
+"""archspec sample, invert and evaluate --fidelity: what is done with a trained density."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from finished_runs import finished_run
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.transforms.functional import pil_to_tensor
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A density and a classifier, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    finished_run("density", folder / "flow", "train.epochs=6")
+    finished_run("reversible", folder / "classifier", "train.epochs=4")
+    return folder
+
+
+@pytest.fixture
+def run(runs: Path, here: Path) -> Path:
+    """Both in the folder of commands."""
+    shutil.copytree(runs, here / "runs")
+    return here / "runs" / "flow"
+
+
+def test_samples_are_a_grid_and_a_folder(archspec, run: Path) -> None:
+    """In a process of its own; the same seed gives the same images, and nothing is replaced."""
+    done = archspec("sample", "flow", "--count", "10", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    folder = run / "samples"
+    found = sorted(path.name for path in (folder / "images").iterdir())
+    assert found == [f"{number:05}.png" for number in range(10)]
+    with Image.open(folder / "images" / "00000.png") as first:
+        assert (first.size, first.mode) == ((8, 8), "L")
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.size[0] >= 512
+    again = archspec("sample", "flow", "--count", "10", "--seed", "3", "--output", "again")
+    assert again.returncode == 0
+    same = (Path("again") / "images" / "00007.png").read_bytes()
+    assert same == (folder / "images" / "00007.png").read_bytes()
+    assert [p.name for p in Path("again").iterdir() if p.name.startswith(".")] == []
+
+
+def test_nothing_is_replaced_unasked(invoked, run: Path) -> None:
+    assert invoked("sample", "flow", "--count", "2").returncode == 0
+    done = invoked("sample", "flow")
+    assert done.returncode == 2
+    assert "not replaced; --force does" in done.stderr
+    assert len(list((run / "samples" / "images").iterdir())) == 2
+    assert invoked("sample", "flow", "--count", "3", "--force").returncode == 0
+    assert len(list((run / "samples" / "images").iterdir())) == 3
+    mine = Path("mine")
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("mine")
+    done = invoked("sample", "flow", "--output", "mine", "--force")
+    assert done.returncode == 2
+    assert (mine / "thesis.tex").read_text() == "mine"
+
+
+def test_images_there_and_back(invoked, run: Path) -> None:
+    assert invoked("sample", "flow", "--count", "5", "--output", "given").returncode == 0
+    done = invoked("invert", "flow", "given/images", "given/images/00000.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("bits per dimension") == 6
+    folder = run / "inverted"
+    for number in range(5):
+        name = f"{number:05}.png"
+        with (
+            Image.open(Path("given") / "images" / name) as given,
+            Image.open(folder / "images" / name) as back,
+        ):
+            assert torch.equal(pil_to_tensor(given), pil_to_tensor(back))
+    latents = load_file(folder / "latents.safetensors")
+    assert {name: tuple(value.shape) for name, value in latents.items()} == {"latent_0": (6, 64)}
+
+
+def test_samples_beside_data(invoked, run: Path) -> None:
+    """By the features of a classifier, beside the samples of a Gaussian."""
+    features = ("--fidelity", "--features", "classifier")
+    done = invoked("evaluate", "flow", *features, "--samples", "200", "--json", "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert "FD[classifier]" in done.stderr
+    found = json.loads(done.stdout)
+    assert json.loads(Path("out", "evaluation.json").read_text()) == found
+    density = found["density"]
+    assert found["bits_per_dimension"] < density["gaussian_bits"]
+    ours, gaussian = density["fidelity"], density["gaussian_fidelity"]
+    assert ours["samples"] == gaussian["samples"] == 200
+    assert ours["features"] == "classifier"
+    assert ours["frechet_distance"] < gaussian["frechet_distance"]
+    assert 1 <= ours["inception_score"] <= 10
+    assert 0 <= ours["precision"] <= 1
+    assert 0 <= ours["recall"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sample", "classifier"), "is of the task classify"),
+        (("invert", "flow", "."), "there are no images in"),
+        (("evaluate", "classifier", "--fidelity"), "is of the task classify"),
+        (("evaluate", "flow", "--features", "classifier"), "go with --fidelity"),
+        (("evaluate", "flow", "--fidelity", "--features", "flow"), "is no classifier that ends"),
+        (("evaluate", "flow", "--fidelity", "--features", "gone"), "there is no folder gone"),
+        (("sample", "flow", "--count", "0"), "0 is not in the range"),
+        (("sample", "flow", "--temperature", "-1"), "-1"),
+        (("sample", "flow", "--device", "gpu"), "gpu"),
+        (("invert", "flow", "nowhere.png"), "nowhere.png"),
+        (("sample",), "Missing argument"),
+    ],
+)
+def test_mistakes(invoked, run: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = invoked(*arguments)
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (run / "samples").exists()
+
+
+def test_a_file_that_is_no_image_ends_it(invoked, run: Path) -> None:
+    Path("text.png").write_text("no image")
+    done = invoked("invert", "flow", "text.png")
+    assert done.returncode == 1
+    assert "cannot read the image text.png" in done.stderr
+    assert not (run / "inverted").exists()
+
+
+def test_without_weights_of_inception_the_offline_way_is_told(
+    invoked, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from urllib.error import URLError
+
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    def offline(*arguments: object, **keys: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(module, "load_state_dict_from_url", offline)
+    done = invoked("evaluate", "flow", "--fidelity", "--output", "out")
+    assert done.returncode == 2
+    assert "error[E601]" in done.stderr
+    assert "--features runs/vit_digits" in done.stderr
+    assert not Path("out", "evaluation.json").exists()

@@ -1,0 +1,121 @@
+"""Dequantisation, bits per dimension, and the Gaussian that densities are held against."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import MultivariateNormal
+
+from archspec.diagnostics import SpecError
+from archspec.loading import load
+from runners.data import open_data
+from runners.density import Levels, bits_per_dimension, fitted_gaussian
+from runners.density_evaluation import all_images, gaussian_bits, gaussian_of
+from runners.evaluation import evaluate_run
+from runners.tasks import open_task
+from runners.train import train
+from runners.trained import open_trained
+
+
+def images_of(levels: Levels, count: int = 5) -> torch.Tensor:
+    source = torch.Generator().manual_seed(0)
+    whole = torch.randint(0, levels.count, (count, 2, 3, 3), generator=source)
+    return whole.double() / (levels.count - 1)
+
+
+@given(st.integers(2, 256), st.one_of(st.none(), st.floats(1e-6, 0.4)))
+def test_values_are_of_their_levels_and_their_volume_is_known(
+    count: int, margin: float | None
+) -> None:
+    levels = Levels(count, margin)
+    images = images_of(levels)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1)).double()
+    noise = noise.clamp(1e-6, 1 - 1e-6).requires_grad_()
+    values, change = levels.values(images, noise)
+    assert torch.equal(levels.images(values.detach()), images)
+    # From levels to values each number is stretched by the derivative over its noise.
+    (slope,) = torch.autograd.grad(values.sum(), noise)
+    torch.testing.assert_close(change, slope.log().flatten(1).sum(1))
+
+
+def test_what_knows_nothing_takes_all_the_bits() -> None:
+    levels = Levels(32)
+    images = images_of(levels)
+    _, change = levels.values(images, torch.full_like(images, 0.5))
+    uniform = torch.zeros(len(images), dtype=torch.float64)  # between -1/2 and 1/2
+    bits = bits_per_dimension(uniform + change, images[0].numel())
+    torch.testing.assert_close(bits, torch.full_like(bits, 5.0))
+
+
+def test_a_gaussian_is_that_of_the_sample() -> None:
+    source = torch.Generator().manual_seed(0)
+    mixing = torch.randn(4, 4, generator=source, dtype=torch.float64)
+    vectors = torch.randn(500, 4, generator=source, dtype=torch.float64) @ mixing + 2
+    found = fitted_gaussian(vectors)
+    wanted = MultivariateNormal(vectors.mean(0), torch.cov(vectors.mT, correction=0))
+    torch.testing.assert_close(found.log_density(vectors), wanted.log_prob(vectors))
+    noise = torch.randn(20_000, 4, generator=source, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.cov(found.from_noise(noise).mT), wanted.covariance_matrix, rtol=0.1, atol=0.1
+    )
+
+
+def test_a_short_run_is_better_than_a_gaussian(tmp_path: Path) -> None:
+    """The bar of 0.3 bits is that of the whole recipe; a fifth of it has most of them."""
+    loaded = load("realnvp_digits", ["stages.trunk.depth=4", "train.epochs=12"])
+    result = train(loaded, tmp_path / "run", device="cpu", quiet=True)
+    assert loaded.spec.data is not None
+    data, task = open_data(loaded, loaded.spec.data, 0), open_task(loaded)
+    levels = task.levels  # type: ignore[attr-defined]
+    gaussian = gaussian_of(data, levels, 64)
+    assert gaussian is not None
+    bits = gaussian_bits(gaussian, levels, all_images(data.test, 64))
+    assert 2.8 < bits < 3.1
+    assert result.metric == "bits_per_dimension"
+    assert result.test_metric == pytest.approx(result.test_loss)
+    assert result.test_metric < bits - 0.3
+    found = evaluate_run(open_trained(tmp_path / "run"), device="cpu")
+    assert found.score.measured == result.test_metric
+    assert found.density is not None
+    assert found.density.gaussian_bits == pytest.approx(bits)
+    assert json.loads(json.dumps(found.as_json()))["density"]["fidelity"] is None
+
+
+def test_data_are_not_normalised() -> None:
+    loaded = load("realnvp_digits")
+    assert loaded.spec.data is not None
+    data = open_data(loaded, loaded.spec.data, 0)
+    images = all_images(data.test, 64)
+    assert float(images.min()) == 0
+    assert float(images.max()) == 1
+    assert torch.equal(images * 16, (images * 16).round())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("data.digits.augment=[mixup]", "`mixup` makes images that there are not"),
+        ("data.digits.augment=[random_erasing]", "`random_erasing` makes images that there are"),
+        ("train.label_smoothing=0.1", "there are no labels to smooth: the task is density"),
+        ("data={sparse_codes: {samples: 100}}", "the data set sparse_codes holds no images"),
+    ],
+)
+def test_what_does_not_go_with_a_density(settings: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=message):
+        train(load("realnvp_digits", [settings]), tmp_path / "run", device="cpu", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_few_samples_have_no_gaussian() -> None:
+    loaded = load("realnvp_digits", ["data.digits.validation=0.97"])
+    assert loaded.spec.data is not None
+    data, task = open_data(loaded, loaded.spec.data, 0), open_task(loaded)
+    assert len(data.training) < 64
+    assert gaussian_of(data, task.levels, 64) is None  # type: ignore[attr-defined]
+    assert math.isfinite(data.validation.indices.sum().item())
