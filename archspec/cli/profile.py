@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from archspec.loading import Loaded
     from archspec.training import Train
+    from compiler.plan import NetworkPlan
     from runners.profile.report import Asked, Report, Row
+    from runners.profile.schedules import AsWritten
 
 STRATEGIES = ("store", "checkpoint", "root", "reversible")
 CONTEXT = 768 * 2**20
@@ -63,7 +65,11 @@ def strategies_named(context: click.Context, option: click.Parameter, text: str)
 @click.command("profile")
 @click.argument("specs", nargs=-1, required=True, metavar="SPEC...", callback=spec_name)
 @settings_option
-@click.option("--batch", type=click.IntRange(1, 2**20), help="Samples; by default the recipe's.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 2**20),
+    help="Samples at once, without accumulation; by default the recipe's.",
+)
 @click.option("--depths", callback=numbers, metavar="N,N,…", help="Profile each of these depths.")
 @click.option(
     "--strategies",
@@ -130,6 +136,8 @@ def command(
 
     from archspec.loading import load
 
+    if output is not None:
+        _make(output)
     loaded = [
         load(name, (*settings, *setting), packages)
         for name in specs
@@ -143,6 +151,15 @@ def command(
         click.echo(f"the report is {write_report(report, output)}", err=True)
     if as_json:
         click.echo(json.dumps(report.as_dict()))
+
+
+def _make(folder: Path) -> None:
+    """Before the work of measuring. Raises `click.UsageError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"--output: cannot write in {folder}: {error.strerror or error}"
+        raise click.UsageError(message) from None
 
 
 def _settings_of(loaded: Loaded, depths: tuple[int, ...] | None) -> list[tuple[str, ...]]:
@@ -172,24 +189,22 @@ def _report(
 ) -> Report:
     import sys
 
-    from archspec.diagnostics import SpecError
     from compiler.resolve import resolve
     from runners.profile.report import Asked, Report, by_batch, profile
 
     plans = [resolve(each) for each in loaded]  # mistakes are told before anything is measured
-    for plan in plans:
-        if strategies == ("reversible",) and not any(stage.invertible for stage in plan.stages):
-            raise SpecError(obstacle for stage in plan.stages for obstacle in stage.obstacles)
+    _check_reversible(plans, strategies)
     where, is_there = _device(device)
     budget = fit - CONTEXT if fit is not None and where.type == "cuda" else fit
     if budget is not None and budget <= 0:
         raise click.UsageError(f"--fit: a GPU's driver alone takes some {CONTEXT // 2**20} MiB")
     asked = Asked(strategies, where, is_there, repeats, budget)
     recipes = [_recipe(each, batch, precision) for each in loaded]
+    written = [_as_written(*each, where.type) for each in zip(loaded, plans, recipes, strict=True)]
     rows: list[Row] = []
     drawn: dict[str, list[tuple[int, int]]] = {}
-    for plan, recipe in zip(plans, recipes, strict=True):
-        rows += profile(plan.name, plan, recipe, asked, _tell)
+    for plan, recipe, own in zip(plans, recipes, written, strict=True):
+        rows += profile(plan.name, plan, recipe, asked, _tell, own)
         if is_drawn:
             drawn |= by_batch(plan.name, plan, recipe, asked)
     return Report(
@@ -203,6 +218,27 @@ def _report(
         budget,
         drawn,
     )
+
+
+def _check_reversible(plans: list[NetworkPlan], strategies: tuple[str, ...]) -> None:
+    """Raises `SpecError` where nothing is left to profile, and says what is left out."""
+    from archspec.diagnostics import SpecError
+
+    if strategies != ("reversible",):
+        return
+    without = [plan for plan in plans if not any(stage.invertible for stage in plan.stages)]
+    if len(without) == len(plans):
+        stages = [stage for plan in plans for stage in plan.stages]
+        raise SpecError(obstacle for stage in stages for obstacle in stage.obstacles)
+    for plan in without:
+        _tell(f"{plan.name} has no inverse, and is left out")
+
+
+def _as_written(loaded: Loaded, plan: NetworkPlan, recipe: Train, kind: str) -> AsWritten | None:
+    from runners.profile.planning import as_written
+    from runners.profile.prediction import Forecast
+
+    return as_written(loaded, Forecast(plan, kind).network, recipe, kind)
 
 
 def _device(name: str) -> tuple[torch.device, bool]:

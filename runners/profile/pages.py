@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runners.comparison.pages import markdown_rows, slug
 from runners.files import write_json, write_text
-from runners.profile.plots import plots
+from runners.profile.plots import TITLES, plots
 from runners.profile.report import Report
 from runners.profile.tables import tables
 
@@ -16,6 +16,8 @@ def write_report(report: Report, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "profile.json", report.as_dict())
     drawn = plots(report)
+    for title in TITLES:  # of an earlier profile here
+        (folder / f"{slug(title)}.svg").unlink(missing_ok=True)
     for title, text in drawn.items():
         write_text(folder / f"{slug(title)}.svg", text)
     page = folder / "profile.md"

@@ -12,6 +12,7 @@ from compiler.network import Network
 from runners.profile.fit import largest_batch, most_within
 from runners.profile.prediction import CannotPredictError, Forecast
 from runners.profile.schedules import (
+    AsWritten,
     Kept,
     Planned,
     all_calls,
@@ -87,6 +88,17 @@ def plan_within_budget(
         raise SpecError([Diagnostic("E305", message, _where(loaded, network))]) from None
     found.planned.apply(network)
     return found
+
+
+def as_written(loaded: Loaded, network: Network, recipe: Train, kind: str) -> AsWritten | None:
+    """The schedule of a spec whose stages have a budget, or calls that keep something; None for
+    any other. Raises as `plan_within_budget` does."""
+    found = plan_within_budget(loaded, network, recipe, kind)
+    if found is not None:
+        return AsWritten("by its budget", "budget", kept=found.planned.kept)
+    if any(stage.plan.stored or stage.plan.results for stage in network.stages):
+        return AsWritten("as it says", "spec")
+    return None
 
 
 def _where(loaded: Loaded, network: Network) -> Span | None:

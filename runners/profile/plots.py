@@ -13,16 +13,23 @@ from runners.profile.report import Report, Row
 MEBI = 2**20
 
 
+BY_DEPTH, BY_BATCH, BY_TIME = TITLES = (
+    "Memory against depth",
+    "Memory against batch",
+    "Time against memory",
+)
+
+
 def plots(report: Report) -> dict[str, str]:
     """Titles, and the SVG of each that there is something to draw for."""
     drawn: dict[str, Callable[[Axes], None]] = {}
     used = [row for row in report.rows if row.use]
     if len({row.depth for row in used}) > len({row.spec for row in used}):
-        drawn["Memory against depth"] = lambda axes: _by_depth(axes, report)
+        drawn[BY_DEPTH] = lambda axes: _by_depth(axes, report)
     if report.by_batch:
-        drawn["Memory against batch"] = lambda axes: _lines(axes, report.by_batch, "batch")
+        drawn[BY_BATCH] = lambda axes: _lines(axes, report.by_batch, "batch")
     if any(row.times for row in report.rows):
-        drawn["Time against memory"] = lambda axes: _time(axes, report)
+        drawn[BY_TIME] = lambda axes: _time(axes, report)
     return {title: svg(title, draw) for title, draw in drawn.items()}
 
 

@@ -20,6 +20,7 @@ from runners.profile.ledger import Use
 from runners.profile.measurement import Times, memory_use, times
 from runners.profile.prediction import CannotPredictError, Forecast
 from runners.profile.schedules import (
+    AsWritten,
     Kept,
     Schedule,
     all_calls,
@@ -101,11 +102,18 @@ class Report:
 
 
 def profile(
-    name: str, plan: NetworkPlan, recipe: Train, asked: Asked, tell: Callable[[str], None]
+    name: str,
+    plan: NetworkPlan,
+    recipe: Train,
+    asked: Asked,
+    tell: Callable[[str], None],
+    written: AsWritten | None = None,
 ) -> Iterator[Row]:
-    """The rows of one network, at a recipe's batch."""
+    """The rows of one network, at a recipe's batch; with one for what its spec says, where that is
+    given."""
     forecast = Forecast(plan, asked.device.type)
     schedules = schedules_of(forecast.network, asked.schedules)
+    schedules += [written] if written else []
     schedules += _planned(forecast, recipe, schedules, asked)
     depth = sum(stage.depth for stage in plan.stages)
     rows = []
@@ -124,7 +132,8 @@ def _planned(
 ) -> list[Schedule]:
     """The most frugal schedule, with as much kept as the budget allows at a recipe's batch: none
     where that is nothing, or all."""
-    frugal = next((s for s in reversed(schedules) if s.strategy != "store"), None)
+    kinds = [s for s in schedules if s.strategy != "store" and not isinstance(s, AsWritten)]
+    frugal = kinds[-1] if kinds else None
     if asked.budget is None or frugal is None:
         return []
     frugal.apply(forecast.network)

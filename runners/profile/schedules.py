@@ -146,6 +146,15 @@ class Planned:
             stage.set_backward(stage.plan.backward, stored=own.stored, results=own.results)
 
 
+@dataclass(frozen=True)
+class AsWritten(Schedule):
+    """What the spec says; `kept` is what its budget comes to."""
+
+    def apply(self, network: Network) -> None:
+        """Let a network come by its activations in this way."""
+        Planned(self.kept).apply(network)
+
+
 def planned_stages(network: Network) -> list[Stage]:
     """Those that are planned by a budget."""
     return [stage for stage in network.stages if stage.plan.budget is not None]

@@ -65,7 +65,7 @@ def _peak(use: Use | None) -> str:
 def _told(report: Report) -> str:
     how = "counted by the allocator" if report.device.startswith("cuda") else "of live tensors"
     if not report.is_there:
-        how = f"predicted for {report.device}, which this machine has not"
+        how = f"predicted for {report.device}, which this machine has not; times are not"
     notes = [f"{row.spec}, {row.schedule}: {row.note}." for row in report.rows if row.note]
     parts = "What follows `between steps` are the parts of the peak."
     return " ".join([f"Bytes {how}. {parts}", *notes])
@@ -120,7 +120,9 @@ def _fit(report: Report) -> Table:
     left = f", of which {context} are left to CUDA" if report.fit > report.budget else ""
     title = f"The largest batch within {size_text(report.fit)}{left}"
     header = ("spec", "layers", "activations", "batch", "samples/s")
-    note = "0: not even one sample fits. Of a step without accumulation, as predicted."
+    note = "Of a step without accumulation, as predicted."
+    if any(row.largest == 0 for row in report.rows):
+        note += " 0: not even one sample fits."
     return Table(title, header, tuple(rows), note)
 
 

@@ -105,3 +105,38 @@ def test_mistakes(arguments: tuple[str, ...], message: str) -> None:
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.output.split())
     assert "Traceback" not in done.output
+
+
+def test_a_folder_that_cannot_be_is_told_before_the_work(invoked, here: Path) -> None:
+    Path("afile").write_text("mine")
+    done = invoked("profile", "rev_vit_digits", "--repeats", "0", "--output", "afile/x")
+    assert done.returncode == 2
+    assert "cannot write in" in done.stderr
+    assert "predicting" not in done.stderr
+
+
+def test_a_spec_without_an_inverse_is_left_out(invoked, here: Path) -> None:
+    only = ("--strategies", "reversible", "--repeats", "0")
+    done = invoked("profile", "rev_vit_digits", "vit_digits", *only)
+    assert done.returncode == 0, done.stderr
+    assert "vit_digits has no inverse, and is left out" in done.stderr
+    assert invoked("profile", "vit_digits", *only).returncode == 2
+
+
+def test_a_budget_has_its_row(invoked, here: Path) -> None:
+    budget = ("--set", "stages.trunk.backward={budget: 10MiB}")
+    only = ("--strategies", "reversible", "--repeats", "0", "--device", "cpu")
+    done = invoked("profile", "rev_vit_digits", *budget, *only, "--json")
+    assert done.returncode == 0, done.stderr
+    plain, planned = json.loads(done.stdout)["rows"]
+    assert planned["schedule"] == "by its budget"
+    assert plain["predicted"]["peak"] < planned["predicted"]["peak"] <= 10 * 2**20
+    assert planned["measured"]["peak"] == planned["predicted"]["peak"]
+
+
+def test_plots_of_an_earlier_profile_do_not_stay(invoked, here: Path) -> None:
+    arguments = ("profile", "vit_digits", "--strategies", "store", "--output", "out")
+    assert invoked(*arguments, "--repeats", "1").returncode == 0
+    assert list(Path("out").glob("time*.svg"))
+    assert invoked(*arguments, "--repeats", "0").returncode == 0
+    assert not list(Path("out").glob("time*.svg"))
