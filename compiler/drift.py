@@ -184,7 +184,7 @@ def prediction(
     every `every`-th layer (by default, as the plan says); of so many random round trips. Stage and
     streams are best in float64; in float32 the gains are good to a hundredth."""
     with steady(stage):
-        read = _read(stage, given)
+        read = read_by_layers(stage, given)
         return predicted_errors(stage, given.streams, read, every=every, probes=probes, seed=seed)
 
 
@@ -236,7 +236,7 @@ def exact_errors(stage: Stage, given: Given) -> Curve | None:
     exact, given = with_plan(trial(stage, torch.float32), plan), given.to(torch.float32)
     grid, information = Grid(plan.fraction_bits), Information()
     with steady(exact), torch.no_grad():
-        read = _read(exact, given)
+        read = read_by_layers(exact, given)
         streams = [grid.rounded(stream) for stream in given.streams]
         kept = [dict(zip(exact.facts.streams, streams, strict=True))]
         layers = exact.program()
@@ -264,14 +264,15 @@ def _unwound(
 def _forward(stage: Stage, given: Given) -> tuple[list[engine.Layer], list[Values], list[Values]]:
     """Layers in floating-point arithmetic, what each reads besides streams, and the streams before
     each and after the last."""
-    layers, read = list(map(in_floats, stage.program())), _read(stage, given)
+    layers, read = list(map(in_floats, stage.program())), read_by_layers(stage, given)
     kept = [dict(zip(stage.facts.streams, given.streams, strict=True))]
     for layer, drawn in zip(layers, read, strict=True):
         kept.append(engine.run([layer], kept[-1], [drawn]))
     return layers, read, kept
 
 
-def _read(stage: Stage, given: Given) -> list[Values]:
+def read_by_layers(stage: Stage, given: Given) -> list[Values]:
+    """What each layer of a stage reads besides streams."""
     return stage._given(given.streams[0], given.draws, given.side)
 
 

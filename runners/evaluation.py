@@ -14,16 +14,20 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from archspec.data import LabelledImages
+from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Classify, Density
 from archspec.tree import Node
 from compiler.flow import Flow
+from compiler.network import Network
 from runners.classification import Classified, classified
 from runners.data import Data, Reading, Split, in_order, open_data, read
 from runners.density_evaluation import Compared, DensityEvaluation, evaluate_density
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
 from runners.folders import OpenFolders, open_held_out, open_splits, unlike
+from runners.inversion import Inversion, Strip, Trips, invert_images
 from runners.other_data import TRAINED_ON, of_trained, with_data
 from runners.run_folder import identity
 from runners.standing import Score
@@ -35,6 +39,8 @@ Part = Literal["test", "validation"]
 PARTS: tuple[Part, ...] = ("test", "validation")
 OPEN: Mapping[Part, OpenFolders] = {"test": open_held_out, "validation": open_splits}
 """A test needs nothing to train on."""
+INVERTED = 64
+"""So many images go through the layers and back."""
 LOG = logging.getLogger("archspec")
 CUT_FROM = ("validation", "samples")
 """Keys of data that the test split does not depend on, beside `TRAINED_ON`."""
@@ -105,6 +111,9 @@ class Evaluation:
     """Of a folder: those of its folders; else numbers."""
     density: DensityEvaluation | None = None
     """Where the task is a density."""
+    inversion: Inversion | None = None
+    """Of its first images, if it was asked for."""
+    strip: Strip | None = None
 
     @property
     def network_samples_per_second(self) -> float:
@@ -130,6 +139,8 @@ class Evaluation:
             found["classification"] = {"names": self.class_names, **asdict(self.classes)}
         if self.density is not None:
             found["density"] = asdict(self.density)
+        if self.inversion is not None:
+            found["inversion"] = asdict(self.inversion)
         return found
 
 
@@ -170,6 +181,7 @@ def evaluate_run(
     batch: int | None = None,
     device: str = "auto",
     compared: Compared | None = None,
+    trips: Trips | None = None,
 ) -> Evaluation:
     """Measure a trained network on a split of its data, or of others as `with_data` reads them, in
     the precision of its recipe.
@@ -177,7 +189,7 @@ def evaluate_run(
     With the batch of the recipe, on the machine that trained it, accuracy has the bits of the run's
     result. Raises `SpecError` where data do not fit, `TrainingError` where files cannot be read or
     an output is not finite, and `RangeError`. Of a density, samples are held against the images of
-    the split as `compared` says.
+    the split as `compared` says; images go there and back as `trips` says.
     """
     loaded = data_of(trained, data)
     recipe, entry = recipe_and_data(loaded)
@@ -202,7 +214,34 @@ def evaluate_run(
         names = names or tuple(map(str, range(loaded.spec.task.classes)))
     unreadable = len(split) - found.score.samples
     subject = subject_of(trained, loaded, part)
-    return Evaluation(subject, means, task.metric, found.score, unreadable, classes, names, density)
+    evaluation = Evaluation(
+        subject, means, task.metric, found.score, unreadable, classes, names, density
+    )
+    if trips is None:
+        return evaluation
+    held = opened.test if part == "test" else opened.validation
+    inversion, strip = _there_and_back(trained, loaded, held, trips)
+    return replace(evaluation, inversion=inversion, strip=strip)
+
+
+def _there_and_back(
+    trained: Trained, loaded: Loaded, split: Split, trips: Trips
+) -> tuple[Inversion, Strip]:
+    """The first images of a split. Raises `SpecError` for data that are no images."""
+    entry = loaded.spec.data
+    if not isinstance(entry, LabelledImages) or not isinstance(trained.model, Network):
+        message = f"the run in {trained.folder.path} is not of images"
+        raise SpecError([Diagnostic("E604", message)])
+
+    def prepare(images: Tensor) -> Tensor:
+        return split.prepare(images, torch.zeros(len(images)))[0]
+
+    as_they_are = replace(split, prepare=lambda images, labels: (images, labels), workers=None)
+    indices = split.indices[:INVERTED].tolist()
+    images, _ = next(iter(read(as_they_are, [indices], torch.device("cpu"))))
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    return invert_images(trained.model, images, prepare, entry.levels, trips)
 
 
 @torch.no_grad()

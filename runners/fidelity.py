@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.error import URLError
 
 import torch
-import torch_fidelity
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
@@ -24,6 +23,11 @@ from runners.generation import Density
 from runners.pictures import as_bytes
 from runners.train import recipe_and_data
 from runners.trained import Trained
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # it scripts a module as it is imported
+    import torch_fidelity
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 SEED = 2020
 KID_SUBSET = 1000

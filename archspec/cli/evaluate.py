@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, numbers
 from archspec.cli.options import as_json as json_option
 from archspec.cli.runs import Refused, opened, run_argument, told
 from archspec.cli.runs import weights as weights_option
@@ -18,7 +18,24 @@ if TYPE_CHECKING:
     from runners.trained import Trained, Which
 
 
-FILES = ("evaluation.json", "confusion.svg", "reliability.svg")
+FILES = ("evaluation.json", "confusion.svg", "reliability.svg", "inversion.png")
+
+
+def constant_values(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[str, tuple[float, ...]] | None:
+    """A name, and numbers with commas between. Raises `click.BadParameter`."""
+    if text is None:
+        return None
+    name, _, numbers = text.partition("=")
+    try:
+        values = tuple(float(number) for number in numbers.split(","))
+    except ValueError:
+        values = ()
+    if not name or not values or not all(0 < abs(value) < 1e6 for value in values):
+        message = f"`{text}`: write it as gamma=0.5,0.9, of numbers that are not 0"
+        raise click.BadParameter(message, context, option)
+    return name.strip(), tuple(dict.fromkeys(values))
 
 
 @click.command("evaluate")
@@ -71,10 +88,30 @@ FILES = ("evaluation.json", "confusion.svg", "reliability.svg")
     help="With --fidelity: times the scale of the prior that samples are drawn from.",
 )
 @click.option(
+    "--inversion",
+    is_flag=True,
+    help="Send images through the first stage and back by its inverse, in float32, in bf16 and in "
+    "exact arithmetic.",
+)
+@click.option(
+    "--layers",
+    callback=numbers,
+    metavar="N,N,…",
+    help="With --inversion: after how many layers to turn back; a quarter, half and all of them "
+    "by default.",
+)
+@click.option(
+    "--constant",
+    callback=constant_values,
+    metavar="NAME=N,N,…",
+    help="With --inversion: other values for a constant of the stage, such as gamma=0.5,0.9.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Write evaluation.json and, of a classifier, confusion.svg and reliability.svg there. "
+    help="Write evaluation.json there and, of a classifier, confusion.svg and reliability.svg; of "
+    "--inversion, the picture strip inversion.png. "
     "Those of another run, or of other data, are not replaced.",
 )
 @allow_modules
@@ -90,6 +127,9 @@ def command(
     features: Path | None,
     samples: int | None,
     temperature: float,
+    inversion: bool,
+    layers: tuple[int, ...] | None,
+    constant: tuple[str, tuple[float, ...]] | None,
     output: Path | None,
     packages: tuple[str, ...],
     as_json: bool,
@@ -105,7 +145,10 @@ def command(
 
     if not fidelity and (features, samples, temperature) != (None, None, 1.0):
         raise click.UsageError("--features, --samples and --temperature go with --fidelity")
+    if not inversion and (layers, constant) != (None, None):
+        raise click.UsageError("--layers and --constant go with --inversion")
     from runners.evaluation import data_of, evaluate_run, subject_of
+    from runners.inversion import Trips
 
     with told():
         trained = opened(run, weights, packages)
@@ -116,7 +159,13 @@ def command(
         if fidelity:
             compared = _compared(trained, features, samples, temperature, device, packages)
         found = evaluate_run(
-            trained, part=split, data=data, batch=batch, device=device, compared=compared
+            trained,
+            part=split,
+            data=data,
+            batch=batch,
+            device=device,
+            compared=compared,
+            trips=Trips(layers or (), constant) if inversion else None,
         )
 
     if output is not None:  # before printing, which a closed pipe ends
@@ -177,6 +226,7 @@ def _make(folder: Path) -> None:
 def _write(found: Evaluation, folder: Path) -> None:
     from runners.evaluation_plots import plot_confusion, plot_reliability
     from runners.files import write_json
+    from runners.inversion import write_strip
 
     try:
         # First: it tells of what the plots beside it are.
@@ -184,6 +234,8 @@ def _write(found: Evaluation, folder: Path) -> None:
         if found.classes is not None:
             plot_confusion(found, folder / "confusion.svg")
             plot_reliability(found, folder / "reliability.svg")
+        if found.strip is not None:
+            write_strip(found.strip, folder / "inversion.png")
     except OSError as error:
         raise Refused(f"cannot write in {folder}: {error.strerror or error}") from None
     click.echo(f"written: {folder / 'evaluation.json'}", err=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runners.classification import Classified
     from runners.density_evaluation import DensityEvaluation
     from runners.evaluation import Evaluation
+    from runners.inversion import Inversion
 
 INCEPTION = "Inception"
 """The features that IS, FID and KID are named for."""
@@ -35,6 +36,8 @@ def print_evaluation(found: Evaluation, to_stderr: bool) -> None:
     console.print(_values(found))
     if found.density is not None and found.density.fidelity is not None:
         console.print(_fidelity(found.density))
+    if found.inversion is not None:
+        console.print(_inversion(found.inversion))
     if found.classes is not None:
         console.print(_classes(found.classes, found.class_names))
 
@@ -88,6 +91,28 @@ def _fidelity(found: DensityEvaluation) -> Table:
             f"{fidelity.kernel_distance:.4g}",
             f"{fidelity.precision:.3f}",
             f"{fidelity.recall:.3f}",
+        )
+    return table
+
+
+def _inversion(found: Inversion) -> Table:
+    """What came back of images."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column(f"{found.images} images through {found.stage} and back", no_wrap=True)
+    for name in ("layers", "streams", "PSNR, dB", "largest", "same level"):
+        table.add_column(name, justify="right")
+    for row in found.rows:
+        title = f"{row.constant}, {row.arithmetic}" if row.constant else row.arithmetic
+        if row.stream_error is None:
+            table.add_row(title, str(row.layers), "out of range", "", "", "")
+            continue
+        table.add_row(
+            title,
+            str(row.layers),
+            f"{row.stream_error:.1e}",
+            "exact" if row.psnr is None else f"{row.psnr:.1f}",
+            f"{row.largest_error:.1e}",
+            f"{row.exact_pixels:.2%}",
         )
     return table
 

@@ -61,3 +61,15 @@ as_json = click.option(
     is_flag=True,
     help="Print one JSON object; all else goes to standard error.",
 )
+
+
+def numbers(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """Whole numbers from 1 on, with commas between. Raises `click.BadParameter`."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"`{text}`: write numbers as 12,24,48", context, option)
+    return tuple(dict.fromkeys(map(int, parts)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archspec.cli.options import allow_modules, spec_name
+from archspec.cli.options import allow_modules, numbers, spec_name
 from archspec.cli.options import as_json as json_option
 from archspec.cli.options import settings as settings_option
 from archspec.cli.shell import typed
@@ -36,18 +36,6 @@ def size(context: click.Context, option: click.Parameter, text: str | None) -> i
         return bytes_of(text)
     except ValueError as error:
         raise click.BadParameter(str(error), context, option) from None
-
-
-def numbers(
-    context: click.Context, option: click.Parameter, text: str | None
-) -> tuple[int, ...] | None:
-    """Whole numbers from 1 on, with commas between. Raises `click.BadParameter`."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"`{text}`: write numbers as 12,24,48", context, option)
-    return tuple(dict.fromkeys(map(int, parts)))
 
 
 def strategies_named(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
