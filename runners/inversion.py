@@ -93,6 +93,9 @@ def invert_images(
     given = given_by(network, values)[stage.plan.name]
     reader = _Reader(network.stem, values, images, prepare, levels)
     depths = asked.layers or _quarters(stage.plan.depth)
+    if max(depths) > stage.plan.depth:
+        message = f"stage `{stage.plan.name}` has {stage.plan.depth} layers, and not {max(depths)}"
+        raise SpecError([Diagnostic("E604", message)])
     rows, shown = [], {}
     for text, trial in _with_constants(stage, asked):
         for layers in depths:

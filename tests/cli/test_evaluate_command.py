@@ -212,3 +212,43 @@ def test_a_stream_that_leaves_its_grid_ends_it(invoked, here) -> None:
     done = invoked("evaluate", "run")
     assert done.returncode == 1
     assert re.search(r"stage `trunk`, .* stream `\w+` reached ", done.stderr)
+
+
+def test_images_there_and_back(invoked, run: Path) -> None:
+    """In float32 nearly, in exact arithmetic all of them; a smaller gamma drifts further."""
+    arguments = ("--inversion", "--layers", "1,2", "--constant", "gamma=0.3,0.9")
+    done = invoked("evaluate", "run", *arguments, "--json", "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert "64 images through trunk and back" in done.stderr
+    rows = json.loads(done.stdout)["inversion"]["rows"]
+    assert len(rows) == 2 * 2 * 3
+    by = {(row["constant"], row["layers"], row["arithmetic"]): row for row in rows}
+    for row in rows:
+        if row["arithmetic"] == "exact":
+            assert (row["stream_error"], row["psnr"], row["largest_error"]) == (0.0, None, 0.0)
+            assert row["exact_pixels"] == 1
+    small, large = (by[f"gamma={gamma}", 2, "float32"] for gamma in (0.3, 0.9))
+    assert small["stream_error"] > large["stream_error"] > 0
+    assert large["psnr"] > 100
+    assert by["gamma=0.9", 2, "bf16"]["psnr"] < large["psnr"]
+    assert Path("out", "inversion.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(Path("out", "evaluation.json").read_text())["inversion"]["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layers", "2"), "go with --inversion"),
+        (("--inversion", "--layers", "two"), "write numbers as 12,24,48"),
+        (("--inversion", "--constant", "gamma"), "write it as gamma=0.5,0.9"),
+        (("--inversion", "--constant", "gamma=0"), "of numbers that are not 0"),
+        (("--inversion", "--constant", "beta=1"), "`beta` is no constant of stage `trunk`"),
+        (("--inversion", "--layers", "99"), "stage `trunk` has 2 layers"),
+    ],
+)
+def test_mistakes_of_inversion(
+    invoked, run: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = invoked("evaluate", "run", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
