@@ -43,20 +43,20 @@ def test_a_network_is_written_and_checks_itself(archspec, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.py"]
 
 
-def test_a_penalty_that_is_left_out_is_told(archspec, tmp_path: Path) -> None:
+def test_a_penalty_that_is_left_out_is_told(invoked, tmp_path: Path) -> None:
     settings = ["--set", "stages.trunk.smoothness=1e-4", "--set", "stages.trunk.depth=2"]
-    done = archspec("build", "momrev_vit_digits", *settings, "--no-verify", "--emit", "model.py")
+    done = invoked("build", "momrev_vit_digits", *settings, "--no-verify", "--emit", "model.py")
     assert done.returncode == 0, done.stderr
     assert "note: The penalty by `smoothness` of stage `trunk`" in done.stderr
     assert "`smoothness` of stage `trunk`" in (tmp_path / "model.py").read_text(encoding="utf-8")
 
 
-def test_exact_arithmetic_is_written(archspec, tmp_path: Path) -> None:
+def test_exact_arithmetic_is_written(invoked, tmp_path: Path) -> None:
     functions = "functions:\n      F: [layer_norm, mlp]\n      G: [tanh]\n"
     exact = SPEC[: SPEC.index("functions:")] + functions + SPEC[SPEC.index("head:") :]
     exact = exact.replace("coupling: additive", "coupling: momentum_pair\n    arithmetic: exact")
     (tmp_path / "own.yaml").write_text(exact, encoding="utf-8")
-    done = archspec("build", "own.yaml", "--emit", "model.py")
+    done = invoked("build", "own.yaml", "--emit", "model.py")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "model.py").read_text(encoding="utf-8")
     assert "v1 = Remainder(9, 10).advance(v1, 0.9, 0.1 * self.F(x2), grid, kept)" in text
@@ -69,50 +69,50 @@ def test_exact_arithmetic_is_written(archspec, tmp_path: Path) -> None:
     assert last == "right"
 
 
-def test_a_file_of_the_users_is_not_replaced(archspec, tmp_path: Path) -> None:
+def test_a_file_of_the_users_is_not_replaced(invoked, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("mine = 1\n")
-    done = archspec("build", "momrev_vit_digits", "--no-verify", "--emit", "model.py")
+    done = invoked("build", "momrev_vit_digits", "--no-verify", "--emit", "model.py")
     assert done.returncode == 2
     assert "model.py is a file that archspec has not written" in done.stderr
     assert (tmp_path / "model.py").read_text() == "mine = 1\n"
 
 
 @pytest.mark.parametrize("path", ["missing/model.py", "."])
-def test_a_file_that_cannot_be_written(archspec, path: str) -> None:
-    done = archspec("build", "momrev_vit_digits", "--no-verify", "--emit", path)
+def test_a_file_that_cannot_be_written(invoked, path: str) -> None:
+    done = invoked("build", "momrev_vit_digits", "--no-verify", "--emit", path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     if path != ".":
         assert "cannot write missing/model.py: No such file" in done.stderr
 
 
-def test_what_was_changed_since_is_not_replaced(archspec, tmp_path: Path) -> None:
+def test_what_was_changed_since_is_not_replaced(invoked, tmp_path: Path) -> None:
     arguments = ("build", "rev_vit_digits", "--no-verify", "--emit", "model.py")
-    assert archspec(*arguments).returncode == 0
+    assert invoked(*arguments).returncode == 0
     with (tmp_path / "model.py").open("a", encoding="utf-8") as file:
         file.write("# mine\n")
-    done = archspec(*arguments)
+    done = invoked(*arguments)
     assert done.returncode == 2
     assert "changed since: not replaced" in done.stderr
     assert (tmp_path / "model.py").read_text(encoding="utf-8").endswith("# mine\n")
 
 
-def test_a_partial_file_of_the_users_is_left_alone(archspec, tmp_path: Path) -> None:
+def test_a_partial_file_of_the_users_is_left_alone(invoked, tmp_path: Path) -> None:
     (tmp_path / "model.py.partial").write_text("mine\n")
-    done = archspec("build", "rev_vit_digits", "--no-verify", "--emit", "model.py")
+    done = invoked("build", "rev_vit_digits", "--no-verify", "--emit", "model.py")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model.py.partial").read_text() == "mine\n"
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_only_what_is_verified_is_written(archspec, tmp_path: Path) -> None:
+def test_only_what_is_verified_is_written(invoked, tmp_path: Path) -> None:
     settings = ("--set", "stages.trunk.constants.gamma=0.5", "--set", "stages.trunk.depth=40")
     failing = ("build", "momrev_vit_digits", *settings, "--emit", "model.py")
-    done = archspec(*failing)
+    done = invoked(*failing)
     assert done.returncode == 1
     assert "not written: model.py" in done.stderr
     assert not list(tmp_path.iterdir())
-    assert archspec(*failing, "--no-verify").returncode == 0
+    assert invoked(*failing, "--no-verify").returncode == 0
     assert (tmp_path / "model.py").exists()
 
 

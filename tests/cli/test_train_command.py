@@ -61,36 +61,36 @@ def test_an_interrupted_run_goes_on(archspec, tmp_path) -> None:
     assert json.loads(done.stdout)["epochs"] == 6
 
 
-def test_another_spec_does_not_overwrite_a_run(archspec, tmp_path) -> None:
+def test_another_spec_does_not_overwrite_a_run(invoked, tmp_path) -> None:
     first = ("--set", "train.epochs=1", "--set", "stages.trunk.depth=1", "--output", "run")
-    assert archspec("train", "rev_vit_digits", *first).returncode == 0
+    assert invoked("train", "rev_vit_digits", *first).returncode == 0
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    done = archspec("train", "momrev_vit_digits", *first)
+    done = invoked("train", "momrev_vit_digits", *first)
     assert done.returncode == 2
     assert "error[E604]" in done.stderr
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
-def test_a_spec_without_data_says_so(archspec) -> None:
-    done = archspec("train", "rev_vit_digits", "--set", "data=")
+def test_a_spec_without_data_says_so(invoked) -> None:
+    done = invoked("train", "rev_vit_digits", "--set", "data=")
     assert done.returncode == 2
     assert "error[E605]" in done.stderr
 
 
-def test_a_hopeless_inverse_is_told_before_training(archspec) -> None:
+def test_a_hopeless_inverse_is_told_before_training(invoked) -> None:
     settings = ["train.epochs=1", "stages.trunk.constants.gamma=0.5", "stages.trunk.depth=40"]
     given = [part for setting in (*settings, "data=") for part in ("--set", setting)]
-    done = archspec("train", "momrev_vit_digits", *given)
+    done = invoked("train", "momrev_vit_digits", *given)
     assert "warning: the inverse of stage trunk amplifies rounding" in done.stderr
     assert "`archspec build` measures it" in done.stderr
-    done = archspec("train", "momrev_vit_digits", "--set", "data=")
+    done = invoked("train", "momrev_vit_digits", "--set", "data=")
     assert "warning" not in done.stderr
 
 
-def test_a_stream_that_leaves_its_grid_ends_a_run(archspec) -> None:
+def test_a_stream_that_leaves_its_grid_ends_a_run(invoked) -> None:
     settings = ["stages.trunk.arithmetic={exact: 22}", "train.warmup=0", "train.learning_rate=10"]
     given = [part for setting in settings for part in ("--set", setting)]
-    done = archspec("train", "momrev_vit_digits", *given)
+    done = invoked("train", "momrev_vit_digits", *given)
     assert done.returncode == 1
     assert re.search(r"Error: stage `trunk`, .*: stream `\w+` reached ", done.stderr)
     assert "with `arithmetic: {exact: 22}` streams stay below 4" in done.stderr
