@@ -13,7 +13,7 @@ from archspec.loading import Loaded
 from archspec.training import Train
 from compiler.catalogue import entry
 from compiler.memory import LiveBytes
-from compiler.network import Network
+from compiler.network import Network, build
 from compiler.plan import NetworkPlan
 from compiler.resolve import resolve
 from runners.optim import build_optimizer
@@ -57,7 +57,7 @@ def costs(loaded: Loaded, recipe: Train) -> Costs:
 def _usage(plan: NetworkPlan, recipe: Train) -> tuple[Usage, Usage]:
     """A second training step, when gradients and the optimizer's state are there, and a test."""
     with torch.device("meta"):
-        network = Network(plan).train()
+        network = build(plan).train()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, torch.random.fork_rng(devices=[]), LiveBytes() as live:
         network.to_empty(device="cpu")
@@ -84,8 +84,10 @@ def _step(
     dtype = DTYPES.get(recipe.precision)
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
         output = network(inputs)
-        targets = torch.zeros(len(inputs), dtype=torch.long)
-        loss = F.cross_entropy(output, targets)
+        if network.plan.prior is None:
+            loss = F.cross_entropy(output, torch.zeros(len(inputs), dtype=torch.long))
+        else:  # a log-density
+            loss = -output.mean()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad()

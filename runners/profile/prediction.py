@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 
 from archspec.training import Train
-from compiler.network import Network
+from compiler.network import build
 from compiler.plan import NetworkPlan
 from runners.profile.cuda_rules import AutocastAsOnCuda, CudaLedger
 from runners.profile.ledger import Ledger, Use, peak_of, used
@@ -31,7 +31,7 @@ class Forecast:
     def __init__(self, plan: NetworkPlan, kind: str) -> None:
         self.kind = kind
         with torch.device("meta"):
-            self.network = Network(plan)
+            self.network = build(plan)
         self._optimizers: dict[Train, Optimizer] = {}
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         with self.fake:

@@ -11,7 +11,7 @@ import torch
 
 from archspec.memory_size import size_text
 from archspec.training import Train
-from compiler.network import Network
+from compiler.network import Network, build
 from compiler.plan import NetworkPlan
 from runners.devices import matrix_precision
 from runners.layout import channels_last_where_it_pays
@@ -185,7 +185,7 @@ def _measured(
 ) -> list[Row]:
     """The rows with what is measured. A schedule that needs more memory than there is has none."""
     torch.manual_seed(recipe.seed)
-    network = channels_last_where_it_pays(Network(plan)).to(asked.device)  # as for training
+    network = channels_last_where_it_pays(build(plan)).to(asked.device)  # as for training
     network.set_progress(1.0)  # from which on all that can be reversed is
     found, fitting = [], []
     for schedule, row in zip(schedules, rows, strict=True):
