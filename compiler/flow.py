@@ -74,7 +74,7 @@ class Flow(Network):
         value = self.stem(value)
         latents: list[Tensor] = []
         contexts: list[Tensor] = []
-        total = value.new_zeros(len(value))
+        total = value.new_zeros(value.shape[0])
         for stage in self.stages:
             read = {name: side[name] for name in stage.facts.side}
             streams = stage(*stage.split(value), information=kept.get(stage.plan.name), **read)
@@ -146,7 +146,7 @@ class Flow(Network):
         for stage in reversed(list(self.stages)):
             names = left_behind(stage.plan)
             others = {name: latent(value) for name in reversed(names)}
-            others[LOG_DETERMINANT] = value.new_zeros(len(value), 1)
+            others[LOG_DETERMINANT] = value.new_zeros(value.shape[0], 1)
             read = {name: side[name] for name in stage.facts.side}
             after = streams_of(stage.plan, value, others)
             streams = stage.inverse(*after, information=kept.get(stage.plan.name), **read)

@@ -15,5 +15,6 @@ def sum_over(value: Tensor | float, stream: Tensor) -> Tensor:
     """The sum over the elements of each sample of a stream (B, …) of a value that goes with it:
     (B, 1)."""
     if not isinstance(value, Tensor):
-        return stream.new_full((len(stream), 1), value * stream[0].numel())
+        # Not by `len`, which torch.export takes for a number.
+        return stream.new_full((stream.shape[0], 1), value * stream.shape[1:].numel())
     return value.expand_as(stream).flatten(1).sum(1, keepdim=True)

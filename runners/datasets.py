@@ -224,6 +224,8 @@ def _cifar(loaded: Loaded, entry: data.Cifar10 | data.Cifar100, kind: Cifar) -> 
 def _fake(loaded: Loaded, entry: data.FakeImages) -> DataSet:
     """Noise of any shape, in every class as often."""
     sizes, classes = loaded.spec.input.shape.sizes, loaded.spec.task.sizes.get("classes")
+    if isinstance(loaded.spec.task, Density):
+        classes = 1
     if classes is None or (entry.augment and len(sizes) != 3):
         what = "labels of a task that classifies" if classes is None else "augmentation of images"
         message = f"fake data has {what} alone"

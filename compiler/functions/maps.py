@@ -195,7 +195,7 @@ class Flatten(nn.Flatten):
 
     def inverse(self, value: Tensor) -> Tensor:
         """(B, D) → (B, …)."""
-        return value.view(len(value), *self.sizes)
+        return value.view(value.shape[0], *self.sizes)
 
 
 class Squeeze(nn.Module):

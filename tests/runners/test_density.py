@@ -18,6 +18,7 @@ from runners.data import open_data
 from runners.density import Levels, bits_per_dimension, fitted_gaussian
 from runners.density_evaluation import all_images, gaussian_bits, gaussian_of
 from runners.evaluation import evaluate_run
+from runners.export import FORMATS, ExportError
 from runners.tasks import open_task
 from runners.train import train
 from runners.trained import open_trained
@@ -119,3 +120,27 @@ def test_few_samples_have_no_gaussian() -> None:
     assert len(data.training) < 64
     assert gaussian_of(data, task.levels, 64) is None  # type: ignore[attr-defined]
     assert math.isfinite(data.validation.indices.sum().item())
+
+
+def test_noise_and_several_scales(tmp_path: Path) -> None:
+    """Nothing is to be learned of noise: it takes all of its eight bits."""
+    settings = ["data={fake: {samples: 64, tests: 16}}", "train.batch=16", "train.epochs=2"]
+    for stage in ("fine", "middle", "coarse"):
+        settings.append(f"stages.{stage}.depth=1")
+        settings += [f"stages.{stage}.functions.{name}.0.conv.out=8" for name in ("F", "G")]
+    result = train(load("glow_cifar10", settings), tmp_path / "run", device="cpu", quiet=True)
+    assert 7.9 < result.test_metric < 12
+
+
+def test_a_density_is_exported(tmp_path: Path) -> None:
+    """As a program of images of any number to their log-densities."""
+    settings = ["stages.trunk.depth=1", "train.epochs=1", "train.warmup=0"]
+    train(load("realnvp_digits", settings), tmp_path / "run", device="cpu", quiet=True)
+    trained = open_trained(tmp_path / "run")
+    FORMATS["torch"][1](trained, tmp_path / "flow.pt2", None)
+    program = torch.export.load(tmp_path / "flow.pt2").module()
+    values = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(program(values), trained.model(values))
+    with pytest.raises(ExportError, match="a density cannot be written as a file"):
+        FORMATS["python"][1](trained, tmp_path / "flow.py", None)
