@@ -151,6 +151,8 @@ def test_every_key_is_in_the_documentation(invoked, run, here) -> None:
     finished_run("sparse_code", here / "code")
     found = json.loads(invoked("evaluate", "run", "--json").stdout)
     code = json.loads(invoked("evaluate", "code", "--json").stdout)
+    finished_run("density", here / "flow")
+    flow = json.loads(invoked("evaluate", "flow", "--inversion", "--json").stdout)
     classes = found["classification"]
     text = (ROOT / "docs/evaluate.md").read_text(encoding="utf-8")
     tables = re.split(r"^## evaluation\.json$", text, flags=re.MULTILINE)[1]
@@ -159,7 +161,8 @@ def test_every_key_is_in_the_documentation(invoked, run, here) -> None:
         for cell in re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE)
         for key in re.findall(r"`(\w+)`", cell)
     }
-    assert keys == {*found, *code, *classes, *classes["bins"][0]}
+    densities = {*flow, *flow["density"], *flow["inversion"]}
+    assert keys == {*found, *code, *densities, *classes, *classes["bins"][0]}
 
 
 def test_a_sparse_code_has_no_classes(invoked, here) -> None:

@@ -82,8 +82,12 @@ def test_the_matrix_is_what_the_stage_does_without_its_functions() -> None:
 def test_every_shipped_reversible_stage_has_a_finite_growth() -> None:
     for path in zoo().glob("*.yaml"):
         for stage in resolve(load(path)).stages:
-            if stage.invertible:
-                assert math.isfinite(stability(stage).growth)
+            if not stage.invertible:
+                continue
+            found = stability(stage)
+            # Affine couplings have theirs from the data.
+            assert found is None or math.isfinite(found.growth)
+            assert (found is None) == (path.stem in ("realnvp_digits", "glow_cifar10"))
 
 
 def test_a_learned_coefficient_is_judged_at_the_worst_end_of_its_range() -> None:
