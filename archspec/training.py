@@ -26,6 +26,15 @@ class Task(Kind):
         """Names that sizes of layers may be written with."""
         return {}
 
+    @property
+    def side(self) -> Mapping[str, Shape]:
+        """The side inputs that it gives, by name: what a network for it has."""
+        return {}
+
+
+class Generative(Task):
+    """To make data like those that it is trained on."""
+
 
 class Classify(Task):
     """One of `classes` labels for each sample."""
@@ -62,7 +71,7 @@ class SparseCode(Task):
         return {"codes": self.codes}
 
 
-class Density(Task):
+class Density(Generative):
     """The density of the data: the network is a normalising flow, and is trained to make them
     likely (Dinh et al. 2015). Its stem and transitions are invertible, its streams start as the
     chunks of the input, and it has no head; streams that the output of a stage leaves out are
@@ -81,7 +90,36 @@ class Density(Task):
         return None
 
 
-AnyTask = Classify | SparseCode | Density
+class FlowMatching(Generative):
+    """From noise to data along straight lines: of a sample on its way, the network says the
+    velocity (Lipman et al. 2023). It has the side input `time`, of one feature, from 0 at noise to
+    1 at data, and ends in what it begins with."""
+
+    kind: Literal["flow_matching"] = "flow_matching"
+    shorthand: ClassVar[str] = "classes"
+    classes: int | None = Field(None, ge=2, le=2**20)
+    """With it, there is the side input `label` too, of so many features: zeros with a one at the
+    class of the sample, or none where it is not said."""
+    unlabelled: float = Field(0.1, ge=0, le=1)
+    """The share of training samples whose class is not said (Ho and Salimans 2022)."""
+    times: Literal["uniform", "logit_normal"] = "uniform"
+    """How they are drawn in training: the second ones are more often in the middle (Esser et al.
+    2024)."""
+
+    def output(self, input: Shape) -> Shape:
+        return input
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {} if self.classes is None else {"classes": self.classes}
+
+    @property
+    def side(self) -> Mapping[str, Shape]:
+        label = {} if self.classes is None else {"label": Features(self.classes)}
+        return {"time": Features(1), **label}
+
+
+AnyTask = Classify | SparseCode | Density | FlowMatching
 TaskEntry = Annotated[
     Annotated[AnyTask, Field(discriminator="kind")], OneKey("task", *AnyTask.__args__)
 ]

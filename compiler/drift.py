@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -119,7 +119,9 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def given_by(network: Network, inputs: Tensor, side: Values | None = None) -> dict[str, Given]:
+def given_by(
+    network: Network, inputs: Tensor, side: Mapping[str, Tensor] | None = None
+) -> dict[str, Given]:
     """What each stage is given where the network, dropout and batch statistics off, is run on
     inputs (B, …). Draws from torch's global CPU generator."""
     found, value, side = {}, inputs, side or {}

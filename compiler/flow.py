@@ -111,21 +111,21 @@ class Flow(Network):
         generator: torch.Generator | None = None,
         **side: Tensor,
     ) -> Tensor:
-        """So many samples of the density, (count, …). The scale of the prior is multiplied by
-        `temperature`. Raises as `decode` does."""
+        """So many samples of the density, (count, …). Noise, and so the scale of the prior, is
+        multiplied by `temperature`. Raises as `decode` does."""
         weight = next(self.parameters())
         size = (count, self.dimensions)
         noise = torch.randn(size, generator=generator, dtype=weight.dtype, device=weight.device)
-        return self.from_noise(noise, temperature, **side)
+        return self.from_noise(temperature * noise, **side)
 
-    def from_noise(self, noise: Tensor, temperature: float = 1.0, **side: Tensor) -> Tensor:
+    def from_noise(self, noise: Tensor, **side: Tensor) -> Tensor:
         """Standard normal numbers, (B, `dimensions`) → data (B, …) of the density. Raises as
         `decode` does."""
         priors = self._priors()
         parts = list(torch.split(noise, [prior.dimensions for prior in priors], 1))
 
         def latent(context: Tensor) -> Tensor:
-            return priors.pop().scaled(parts.pop(), context, temperature)
+            return priors.pop().from_noise(parts.pop(), context)
 
         return self._back(latent(noise), latent, NOTHING, side)
 

@@ -34,11 +34,10 @@ class Prior(nn.Module):
         found = -0.5 * (standard.square() + math.log(2 * math.pi)) - log_scale
         return found.flatten(1).sum(1)
 
-    def scaled(self, noise: Tensor, like: Tensor, temperature: float) -> Tensor:
-        """Standard normal numbers (B, `dimensions`) → latents (B, …), the scale of the prior times
-        `temperature`."""
+    def from_noise(self, noise: Tensor, like: Tensor) -> Tensor:
+        """Standard normal numbers (B, `dimensions`) → latents (B, …)."""
         mean, log_scale = self.moments(like)
-        return mean + temperature * torch.exp(log_scale) * noise.view(-1, *self.sizes)
+        return mean + torch.exp(log_scale) * noise.view(-1, *self.sizes)
 
     @property
     def dimensions(self) -> int:

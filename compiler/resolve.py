@@ -7,7 +7,7 @@ from keyword import iskeyword
 from archspec.diagnostics import SpecError
 from archspec.expressions import RESERVED
 from archspec.loading import Loaded
-from archspec.shapes import Shape
+from archspec.shapes import Features, Image, Shape
 from archspec.spec import Spec
 from archspec.training import Density
 from compiler.density import as_density
@@ -46,8 +46,7 @@ def resolve(loaded: Loaded) -> NetworkPlan:
     wanted = spec.task.output(spec.input.shape)
     if shape is not None and wanted is not None and shape != wanted:
         message = f"the network ends in {shape}, and the task needs {wanted}"
-        size = next(iter(known), str(wanted.channels))
-        help = f"end the head with `pool: mean` and `linear: {size}`"
+        help = _ending(wanted, next(iter(known), str(wanted.channels)))
         mistakes.key("E403", message, ("head",) if spec.head else ("stages",), help)
     for name in side:
         if not mistakes.found and not any(s.name == name for stage in stages for s in stage.side):
@@ -60,7 +59,24 @@ def resolve(loaded: Loaded) -> NetworkPlan:
     return as_density(found, spec.task, mistakes) if isinstance(spec.task, Density) else found
 
 
+def _ending(wanted: Shape, size: str) -> str:
+    """How a head comes to a shape."""
+    if isinstance(wanted, Features):
+        return f"end the head with `pool: mean` and `linear: {size}`"
+    if isinstance(wanted, Image):
+        patches = f"patch_unembed: {{patch: …, channels: {wanted.channels}}}"
+        return f"end the head with `{patches}` after tokens, with `conv` after an image"
+    return "it ends in what it begins with"
+
+
 def _check_side(spec: Spec, mistakes: Mistakes) -> None:
+    for name, shape in spec.task.side.items():
+        given = spec.side.get(name)
+        if given is None or given.shape != shape:
+            found = "" if given is None else f", found {given.shape}"
+            message = f"the task {spec.task.kind} gives the side input `{name}`, {shape}{found}"
+            help = f"write `side: {{{name}: {{features: [{shape.channels}]}}}}`"
+            mistakes.key("E406", message, ("side", name) if given else ("task",), help)
     for name in spec.side:
         if name in RESERVED or iskeyword(name) or name in ("value", "draws", "self"):
             message = f"`{name}` has a meaning of its own"

@@ -12,7 +12,7 @@ from torch import Tensor
 from archspec.data import AnyData, AnyImages, SparseCodes
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import Classify, Density
+from archspec.training import Classify, Generative
 from runners.augment import AFTER, batch_augmentation
 from runners.datasets import DataSet, normalising, open_data_set, open_sparse_codes
 from runners.errors import TrainingError
@@ -95,7 +95,7 @@ def _images(loaded: Loaded, entry: AnyImages, seed: int, open_folders: OpenFolde
         training, validation = (
             torch.arange(len(part.labels)) for part in (found.training, found.validation)
         )
-    if isinstance(loaded.spec.task, Density):  # which needs numbers as they are
+    if isinstance(loaded.spec.task, Generative):  # which needs numbers as they are
         channels = loaded.spec.input.shape.channels
         found = replace(found, statistics=((0.0,) * channels, (1.0,) * channels))
     plain = _unmixed(normalising(found.statistics, batch_augmentation(())))
@@ -121,7 +121,7 @@ def _augmented(
     loaded: Loaded, entry: AnyImages, found: DataSet
 ) -> Callable[[Tensor, Tensor], Batch]:
     normalise = normalising(found.statistics, found.augment)
-    if isinstance(loaded.spec.task, Density):
+    if isinstance(loaded.spec.task, Generative):
         _check_unmixed(loaded, entry)
         return _unmixed(normalise)
     assert isinstance(loaded.spec.task, Classify)
@@ -133,7 +133,8 @@ def _check_unmixed(loaded: Loaded, entry: AnyImages) -> None:
     """Raises `SpecError` for an augmentation after which pixels are no longer those of an image."""
     for place, each in enumerate(entry.augment):
         if isinstance(each, AFTER):
-            message = f"`{each.kind}` makes images that there are not, and the task is density"
+            task = loaded.spec.task.kind
+            message = f"`{each.kind}` makes images that there are not, and the task is {task}"
             span = loaded.tree.where(("data", entry.kind, "augment", place))
             raise SpecError([Diagnostic("E602", message, span, "leave it out")])
 

@@ -18,7 +18,7 @@ from archspec.augmentation import RandomCrop
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.spec import ImageInput, VideoInput
-from archspec.training import Density
+from archspec.training import Generative
 from runners.augment import (
     OnBatch,
     OnImage,
@@ -141,10 +141,12 @@ def _check(loaded: Loaded, kind: str, sizes: tuple[int, ...] | None, classes: in
         listed = ", ".join(map(str, sizes))
         help = f"write `input: {{image: [{listed}]}}`, or --set 'input.image=[{listed}]'"
         errors.append(Diagnostic("E602", message, where(("input",)), help))
-    if not isinstance(spec.task, Density) and spec.task.sizes.get("classes") != classes:
+    unasked = isinstance(spec.task, Generative) and "classes" not in spec.task.sizes
+    if not unasked and spec.task.sizes.get("classes") != classes:
         found = spec.task.sizes.get("classes", f"is {spec.task.kind}")
         message = f"{kind} has {classes} classes, and the task {found}"
-        help = f"write `task: {{classify: {classes}}}`, or --set task.classify.classes={classes}"
+        kind = spec.task.kind if isinstance(spec.task, Generative) else "classify"
+        help = f"write `task: {{{kind}: {classes}}}`, or --set task.{kind}.classes={classes}"
         errors.append(Diagnostic("E602", message, where(("task",)), help))
     if errors:
         raise SpecError(errors)
@@ -224,8 +226,8 @@ def _cifar(loaded: Loaded, entry: data.Cifar10 | data.Cifar100, kind: Cifar) -> 
 def _fake(loaded: Loaded, entry: data.FakeImages) -> DataSet:
     """Noise of any shape, in every class as often."""
     sizes, classes = loaded.spec.input.shape.sizes, loaded.spec.task.sizes.get("classes")
-    if isinstance(loaded.spec.task, Density):
-        classes = 1
+    if isinstance(loaded.spec.task, Generative):
+        classes = classes or 1
     if classes is None or (entry.augment and len(sizes) != 3):
         what = "labels of a task that classifies" if classes is None else "augmentation of images"
         message = f"fake data has {what} alone"

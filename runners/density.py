@@ -55,14 +55,13 @@ class Levels:
 
 
 def levels_of(loaded: Loaded) -> Levels:
-    """Those of the images of a spec whose task is density. Raises `SpecError` for other data."""
+    """Those of the images of a spec whose task makes such. Raises `SpecError` for other data."""
     task, entry = loaded.spec.task, loaded.spec.data
-    assert isinstance(task, Density)
     if not isinstance(entry, LabelledImages):
         holds = f"the data set {entry.kind} holds no images" if entry else "there are no images"
-        message = f"the task is density, and {holds}"
+        message = f"the task is {task.kind}, and {holds}"
         raise SpecError([Diagnostic("E602", message, loaded.tree.where(("data",)))])
-    return Levels(entry.levels, task.margin)
+    return Levels(entry.levels, task.margin if isinstance(task, Density) else None)
 
 
 def bits_per_dimension(log_density: Tensor, dimensions: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,13 +19,14 @@ FEW = 8
 """Samples that an inverse is measured on."""
 
 
-def diagnosis(parts: Parts, inputs: Tensor) -> str:
+def diagnosis(parts: Parts, inputs: Tensor, side: Mapping[str, Tensor]) -> str:
     """In words: the weights that are not finite, or else the layer whose activations went first on
-    this batch (B, …); and how far reconstructed streams are from those of the forward pass. Leaves
-    weights as they are, for which it must be called before the step is taken."""
+    this batch (B, …) with these side inputs; and how far reconstructed streams are from those of
+    the forward pass. Leaves weights as they are, for which it must be called before the step is
+    taken."""
     try:
-        said = _bad_weights(parts.model) or _bad_activations(parts, inputs)
-        return "; ".join([said, *_drifts(parts, inputs)])
+        said = _bad_weights(parts.model) or _bad_activations(parts, inputs, side)
+        return "; ".join([said, *_drifts(parts, inputs, side)])
     except (RuntimeError, ValueError, ArithmeticError) as error:
         return f"where it began cannot be found: {error}"
 
@@ -39,12 +40,12 @@ def _bad_weights(model: nn.Module) -> str:
     return ""
 
 
-def _bad_activations(parts: Parts, inputs: Tensor) -> str:
+def _bad_activations(parts: Parts, inputs: Tensor, side: Mapping[str, Tensor]) -> str:
     if not inputs.isfinite().all():
         return "its inputs are not finite"
     largest = 0.0
     with _first_not_finite(parts.model) as found, torch.no_grad(), parts.fabric.autocast():
-        outputs = parts.model(inputs)
+        outputs = parts.model(inputs, **side)
         largest = float(outputs.abs().max())
     if found:
         name, size = found[0]
@@ -76,7 +77,7 @@ def _first_not_finite(model: nn.Module) -> Iterator[list[tuple[str, float]]]:
             hook.remove()
 
 
-def _drifts(parts: Parts, inputs: Tensor) -> list[str]:
+def _drifts(parts: Parts, inputs: Tensor, side: Mapping[str, Tensor]) -> list[str]:
     """What is left of the streams of each stage that reconstructs them, on some of the batch."""
     if parts.template is not None or not isinstance(parts.model, Network):
         return []
@@ -84,7 +85,8 @@ def _drifts(parts: Parts, inputs: Tensor) -> list[str]:
     if not stages:
         return []
     with parts.fabric.autocast():
-        given = given_by(parts.model, inputs[:FEW])
+        few = {name: value[:FEW] for name, value in side.items()}
+        given = given_by(parts.model, inputs[:FEW], few)
         errors = {s.plan.name: measured_errors(s, given[s.plan.name])[-1] for s in stages}
     return [
         f"the inverse of {name} gives streams back {error:.1e} off"

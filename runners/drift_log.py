@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from compiler.drift import Given, given_by, measured_errors, prediction
 from compiler.network import Network
@@ -17,7 +16,7 @@ from runners.data import Split, in_order, read
 from runners.parts import Parts
 from runners.progress import outside_peak
 from runners.randomness import derived_seed, generator_states, restore_generators
-from runners.tasks import Batch
+from runners.tasks import Batch, Seen, Task
 
 SAMPLES = 8
 """How many of a split, the first ones, are looked at."""
@@ -25,7 +24,7 @@ FAILURES = (RuntimeError, ValueError, ArithmeticError, TypeError)
 """Of a look, which a run is not to end for."""
 
 
-def drift_scalars(parts: Parts, split: Split) -> dict[str, float]:
+def drift_scalars(parts: Parts, task: Task, split: Split) -> dict[str, float]:
     """`drift/STAGE/measured` and `drift/STAGE/predicted` for every stage that reconstructs its
     streams in floating-point arithmetic: the relative error of all of them together after the whole
     stage is undone. It is measured under the run's autocast, as its gradients meet it, and
@@ -38,7 +37,7 @@ def drift_scalars(parts: Parts, split: Split) -> dict[str, float]:
         return {}
     try:
         with few_samples(parts, split) as batch:
-            return _scalars(parts, parts.model, batch[0])
+            return _scalars(parts, parts.model, task.seen(batch))
     except FAILURES:
         return _named(parts.model, {})
 
@@ -57,9 +56,9 @@ def few_samples(parts: Parts, split: Split) -> Iterator[Batch]:
         restore_generators(states, parts.fabric.device)
 
 
-def _scalars(parts: Parts, network: Network, images: Tensor) -> dict[str, float]:
+def _scalars(parts: Parts, network: Network, seen: Seen) -> dict[str, float]:
     with parts.fabric.autocast():
-        given = given_by(network, images)
+        given = given_by(network, *seen)
     errors = {stage.plan.name: _errors(parts, stage, given) for stage in drifting(network)}
     return _named(network, errors)
 

@@ -17,21 +17,20 @@ from torch import Tensor, nn
 from archspec.data import LabelledImages
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import Classify, Density
+from archspec.training import Classify, Generative
 from archspec.tree import Node
-from compiler.flow import Flow
 from compiler.network import Network
 from runners.classification import Classified, classified
 from runners.data import Data, Reading, Split, in_order, open_data, read
-from runners.density_evaluation import Compared, DensityEvaluation, evaluate_density
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
 from runners.folders import OpenFolders, open_held_out, open_splits, unlike
+from runners.generation_evaluation import Compared, GenerationEvaluation, evaluate_generation
 from runners.inversion import Inversion, Strip, Trips, invert_images
 from runners.other_data import TRAINED_ON, of_trained, with_data
 from runners.run_folder import identity
 from runners.standing import Score
-from runners.tasks import DensityEstimation, Metric, Task, open_task
+from runners.tasks import Metric, Task, open_task
 from runners.train import recipe_and_data
 from runners.trained import Trained
 
@@ -109,8 +108,8 @@ class Evaluation:
     """Where the task is to classify."""
     class_names: tuple[str, ...]
     """Of a folder: those of its folders; else numbers."""
-    density: DensityEvaluation | None = None
-    """Where the task is a density."""
+    generation: GenerationEvaluation | None = None
+    """Where the task is to make images."""
     inversion: Inversion | None = None
     """Of its first images, if it was asked for."""
     strip: Strip | None = None
@@ -137,8 +136,8 @@ class Evaluation:
         }
         if self.classes is not None:
             found["classification"] = {"names": self.class_names, **asdict(self.classes)}
-        if self.density is not None:
-            found["density"] = asdict(self.density)
+        if self.generation is not None:
+            found["generation"] = asdict(self.generation)
         if self.inversion is not None:
             found["inversion"] = asdict(self.inversion)
         return found
@@ -188,26 +187,24 @@ def evaluate_run(
 
     With the batch of the recipe, on the machine that trained it, accuracy has the bits of the run's
     result. Raises `SpecError` where data do not fit, `TrainingError` where files cannot be read or
-    an output is not finite, and `RangeError`. Of a density, samples are held against the images of
-    the split as `compared` says; images go there and back as `trips` says.
+    an output is not finite, and `RangeError`. Samples of a network that makes images are held
+    against those of the split as `compared` says; images go there and back as `trips` says.
     """
     loaded = data_of(trained, data)
     recipe, entry = recipe_and_data(loaded)
     fabric, task = open_fabric(loaded, recipe, device), open_task(loaded)
-    is_density = isinstance(loaded.spec.task, Density)
+    makes_images = isinstance(loaded.spec.task, Generative)
     with of_trained(loaded):
-        opened = open_data(loaded, entry, recipe.seed, open_splits if is_density else OPEN[part])
+        opened = open_data(loaded, entry, recipe.seed, open_splits if makes_images else OPEN[part])
     check_classes(trained, opened)
     split = (opened.test if part == "test" else opened.validation).on(fabric.device)
     means = Means(batch or recipe.at_once, str(fabric.device), recipe.precision)
-    density = None
+    generation = None
     with closing(opened), matrix_precision(recipe):
         found = measure(trained.model, task, split, means.batch, fabric)
-        if isinstance(task, DensityEstimation) and isinstance(trained.model, Flow):
+        if makes_images:
             held = opened.test if part == "test" else opened.validation
-            density = evaluate_density(
-                trained.model, task.levels, opened, held, recipe, fabric.device, compared
-            )
+            generation = evaluate_generation(loaded, opened, held, recipe, fabric.device, compared)
     names, classes = opened.classes, None
     if isinstance(loaded.spec.task, Classify):
         classes = classified(found.outputs, found.targets)
@@ -215,7 +212,7 @@ def evaluate_run(
     unreadable = len(split) - found.score.samples
     subject = subject_of(trained, loaded, part)
     evaluation = Evaluation(
-        subject, means, task.metric, found.score, unreadable, classes, names, density
+        subject, means, task.metric, found.score, unreadable, classes, names, generation
     )
     if trips is None:
         return evaluation
@@ -253,7 +250,9 @@ def measure(model: nn.Module, task: Task, split: Split, batch: int, fabric: Fabr
 
     def of_batch(inputs: Tensor, targets: Tensor) -> tuple[float, float]:
         with fabric.autocast():
-            outcome = task.in_evaluation(lambda x: outputs.heard(network(x)), (inputs, targets))
+            outcome = task.in_evaluation(
+                lambda x, **side: outputs.heard(network(x, **side)), (inputs, targets)
+            )
         return float(outcome.loss), float(outcome.measured)
 
     batches = in_order(split, batch)

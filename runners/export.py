@@ -15,7 +15,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from archspec import __version__
@@ -57,8 +57,8 @@ def write_safetensors(trained: Trained, path: Path, batch: int | None) -> None:
 
 
 def write_torch(trained: Trained, path: Path, batch: int | None) -> None:
-    """A program of `torch.export`, inputs (B, …) → outputs (B, …), for `torch.export.load`. Raises
-    `ExportError`."""
+    """A program of `torch.export`, inputs (B, …), and behind them side inputs in their order →
+    outputs (B, …), for `torch.export.load`. Raises `ExportError`."""
     program = traced(trained, batch)
     extra = {"archspec.json": json.dumps(metadata(trained))}
     with replacing(path) as partial, partial.open("wb") as file:
@@ -66,19 +66,20 @@ def write_torch(trained: Trained, path: Path, batch: int | None) -> None:
 
 
 def write_onnx(trained: Trained, path: Path, batch: int | None) -> None:
-    """A model with one input, `inputs` (batch, …), and one output, `outputs` (batch, …), whose
-    weights are within the file. The first axis is called `batch` where it may have any size. Raises
-    `ExportError`."""
+    """A model with the input `inputs` (batch, …), side inputs by their names, and the output
+    `outputs` (batch, …), whose weights are within the file. The first axis is called `batch` where
+    it may have any size. Raises `ExportError`."""
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ExportError(f"ONNX needs {' and '.join(missing)}: {INSTALL}")
+    assert isinstance(trained.model, BaseNetwork)
     with _tracing():
         model = torch.onnx.export(
             traced(trained, batch),
             (),
             dynamo=True,
-            input_names=["inputs"],
+            input_names=["inputs", *trained.model.side],
             output_names=["outputs"],
-            dynamic_shapes=({0: "batch"},) if batch is None else None,
+            dynamic_shapes=_of_all(trained.model, "batch") if batch is None else None,
             verbose=False,
         )
     assert model is not None
@@ -157,17 +158,42 @@ def traced(trained: Trained, batch: int | None) -> ExportedProgram:
     # In torch's own layout, which files keep; kernels that are channels last would lose it.
     network = copy.deepcopy(trained.model).to(memory_format=torch.contiguous_format)
     assert isinstance(network, BaseNetwork)
-    inputs = torch.zeros(batch or EXAMPLES, *network.input)
-    shapes: tuple[object, ...] = ({0: Dim.DYNAMIC if batch is None else Dim.STATIC},)
+    count, axis = batch or EXAMPLES, Dim.DYNAMIC if batch is None else Dim.STATIC
+    inputs = torch.zeros(count, *network.input)
+    side = [torch.zeros(count, *sizes) for sizes in network.side.values()]
+    module, shapes = InOrder(network) if side else network, _of_all(network, axis)
     with _tracing(), torch.no_grad():
         try:
-            found = torch.export.export(network, (inputs,), dynamic_shapes=shapes, strict=False)
+            found = torch.export.export(
+                module, (inputs, *side), dynamic_shapes=shapes, strict=False
+            )
         except Exception as error:  # of modules of the user's own, anything
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(f"torch.export cannot trace {trained.name}: {said}") from error
     for node in found.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine, a third of a file
     return found
+
+
+class InOrder(nn.Module):
+    """A network whose side inputs are given behind its input, in their order: the guards of a
+    program of arguments by name name what is not there (PyTorch 2.11 to 2.15)."""
+
+    def __init__(self, network: BaseNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor, *side: Tensor) -> Tensor:
+        """What the network makes of them."""
+        found: Tensor = self.network(inputs, **dict(zip(self.network.side, side, strict=True)))
+        return found
+
+
+def _of_all(network: BaseNetwork, first_axis: object) -> tuple[object, ...]:
+    """What holds of the first axis of the input and of each side input, as `forward` takes them."""
+    of_each = {0: first_axis}
+    side = tuple(of_each for _ in network.side)
+    return (of_each, side) if side else (of_each,)
 
 
 @contextmanager

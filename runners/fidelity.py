@@ -17,9 +17,8 @@ from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Classify
 from runners.data import open_data
-from runners.density import Gaussian
 from runners.errors import TrainingError
-from runners.generation import Density
+from runners.generation import Sampler, Solving, VelocitySampler, in_turn
 from runners.pictures import as_bytes
 from runners.train import recipe_and_data
 from runners.trained import Trained
@@ -47,6 +46,8 @@ class Fidelity:
     of a run's network."""
     samples: int
     temperature: float
+    solving: Solving | None
+    """Of velocities."""
     inception_score: float
     frechet_distance: float
     kernel_distance: float
@@ -56,44 +57,26 @@ class Fidelity:
     """The share of data that lie among samples."""
 
 
-class FlowSamples(torch_fidelity.GenerativeModelBase):  # type: ignore[misc]
-    """A density as a generator of images, as bytes (B, C, H, W)."""
+class Samples(torch_fidelity.GenerativeModelBase):  # type: ignore[misc]
+    """A sampler as a generator of images, as bytes (B, C, H, W); classes take turns."""
 
     z_type = "normal"
-    num_classes = 0
+    num_classes = 0  # the library would draw labels, which fails with NumPy from 1.24 on
     z_size = 0
 
-    def __init__(self, density: Density, temperature: float, channels: int) -> None:
+    def __init__(self, sampler: Sampler, temperature: float, channels: int) -> None:
         super().__init__()
-        self.density, self.temperature, self.channels = density, temperature, channels
-        self.z_size = density.flow.dimensions
+        self.sampler, self.temperature, self.channels = sampler, temperature, channels
+        self.z_size = math.prod(sampler.sizes)
+        self.made = 0
 
     def forward(self, noise: Tensor) -> Tensor:
         """Standard normal numbers (B, z_size) → images."""
-        weight = next(self.density.flow.parameters())
-        values = self.density.flow.from_noise(noise.to(weight), self.temperature)
-        if not values.isfinite().all():
-            raise TrainingError("the density gives samples that are not finite")
-        return coloured(as_bytes(self.density.levels.images(values)), self.channels)
-
-
-class GaussianSamples(torch_fidelity.GenerativeModelBase):  # type: ignore[misc]
-    """A Gaussian of the shares of levels as a generator of images."""
-
-    z_type = "normal"
-    num_classes = 0
-    z_size = 0
-
-    def __init__(self, gaussian: Gaussian, density: Density, channels: int) -> None:
-        super().__init__()
-        self.gaussian, self.density, self.channels = gaussian, density, channels
-        self.z_size = len(gaussian.mean)
-
-    def forward(self, noise: Tensor) -> Tensor:
-        """Standard normal numbers (B, z_size) → images."""
-        shares = self.gaussian.from_noise(noise.cpu().double()).to(noise)
-        values = shares.view(len(shares), *self.density.flow.input)
-        return coloured(as_bytes(self.density.levels.levels_of_shares(values)), self.channels)
+        numbers = torch.arange(self.made, self.made + len(noise))
+        self.made += len(noise)
+        scaled = self.temperature * noise.float().view(-1, *self.sampler.sizes)
+        images = self.sampler.images(scaled, in_turn(self.sampler, numbers))
+        return coloured(as_bytes(images), self.channels).to(noise.device)
 
 
 def coloured(images: Tensor, channels: int) -> Tensor:
@@ -164,7 +147,7 @@ def preparation(loaded: Loaded) -> Any:
 
 
 def measure_fidelity(
-    generator: torch_fidelity.GenerativeModelBase,
+    sampler: Sampler,
     images: Tensor,
     samples: int,
     temperature: float,
@@ -173,8 +156,8 @@ def measure_fidelity(
     batch: int,
     device: torch.device,
 ) -> Fidelity:
-    """So many samples beside images (N, C, H, W) of bytes, by the features of a network or else by
-    Inception's. Raises `SpecError` where Inception's weights cannot be had."""
+    """So many samples beside images (N, C, H, W) of bytes, in as many channels, by the features of
+    a network or else by Inception's. Raises `SpecError` where Inception's weights cannot be had."""
     registry = torch_fidelity.registry
     registry.DATASETS_REGISTRY.pop(_TEST_SET, None)
     torch_fidelity.register_dataset(_TEST_SET, lambda root, download: Held(images))
@@ -185,7 +168,7 @@ def measure_fidelity(
         extractor = {"feature_extractor": _NETWORK}
     try:
         found = torch_fidelity.calculate_metrics(
-            input1=generator,
+            input1=Samples(sampler, temperature, images.shape[1]),
             input1_model_num_samples=samples,
             input2=_TEST_SET,
             isc=True,
@@ -209,6 +192,7 @@ def measure_fidelity(
         features=INCEPTION if features is None else features[0],
         samples=samples,
         temperature=temperature,
+        solving=sampler.solving if isinstance(sampler, VelocitySampler) else None,
         inception_score=found["inception_score_mean"],
         frechet_distance=found["frechet_inception_distance"],
         kernel_distance=found["kernel_inception_distance_mean"],

@@ -1,99 +1,165 @@
-"""Images from a trained density, and images through it and back."""
+"""Images from trained networks that make them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.spec import ImageInput
+from archspec.training import FlowMatching
 from compiler.flow import Flow
-from runners.augment import plain_image
-from runners.density import Levels, bits_per_dimension, levels_of
+from compiler.network import Network
+from runners.density import Gaussian, Levels, levels_of
 from runners.devices import find_device
 from runners.errors import TrainingError
-from runners.samples import FileImages, ImageDecoder
+from runners.flow_matching import NO_LABEL, SOLVERS, Velocity, arrive, guided, images_of, labelled
 from runners.trained import Trained
+
+NOT_FINITE = "the network gives samples that are not finite"
+
+
+class Sampler(Protocol):
+    """What makes images of noise."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of an image, (C, H, W)."""
+
+    @property
+    def classes(self) -> int:
+        """How many it can be asked for; 0 where it cannot be asked."""
+
+    def images(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Standard normal numbers (B, C, H, W), on any device, and labels (B), of which `NO_LABEL`
+        asks for none → images of the same shape from 0 to 1. Raises `TrainingError`."""
 
 
 @dataclass(frozen=True)
-class Density:
-    """A trained density of images, on its device."""
+class Solving:
+    """How images come from velocities."""
+
+    steps: int = 32
+    solver: str = "midpoint"
+    """One of `SOLVERS`."""
+    guidance: float = 1.0
+    """Of labels: 1 for what the network says, more to go past it."""
+
+
+@dataclass(frozen=True)
+class FlowSampler:
+    """A density, whose latents the noise is."""
 
     flow: Flow
     levels: Levels
-    device: torch.device
+    classes: int = 0
 
-    @torch.no_grad()
-    def sample(self, count: int, temperature: float, seed: int, batch: int) -> Tensor:
-        """Images (count, C, H, W) from 0 to 1, on the CPU: the same for the same seed, batch and
-        device. The scale of the prior is multiplied by `temperature`. Raises `TrainingError`."""
-        source = torch.Generator(self.device).manual_seed(seed)
-        parts = []
-        for start in range(0, count, batch):
-            size = min(batch, count - start)
-            values = self.flow.sample(size, temperature, source)
-            if not values.isfinite().all():
-                raise TrainingError("the density gives samples that are not finite")
-            parts.append(self.levels.images(values).cpu())
-        return torch.cat(parts)
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.flow.input
 
-    @torch.no_grad()
-    def there_and_back(self, images: Tensor) -> Inverted:
-        """Images (N, C, H, W) from 0 to 1 through the flow, and back by its inverse. They are taken
-        in the middle of their levels, without noise."""
-        values, change = self.levels.values(images.to(self.device), torch.tensor(0.5))
-        kept = self.flow.informations()
-        encoded = self.flow.encode(values, kept)
-        back = self.flow.decode(encoded.latents, kept)
-        bits = bits_per_dimension(self.flow(values) + change, images[0].numel())
-        return Inverted(
-            tuple(latent.cpu() for latent in encoded.latents),
-            self.levels.images(back).cpu(),
-            float((back - values).abs().max()),
-            bits.cpu(),
-        )
+    def images(self, noise: Tensor, labels: Tensor) -> Tensor:
+        weight = next(self.flow.parameters())
+        return self.levels.images(_finite(self.flow.from_noise(noise.to(weight).flatten(1))))
 
 
 @dataclass(frozen=True)
-class Inverted:
-    """What images are turned to, and back."""
+class VelocitySampler:
+    """A network that says velocities, which take the noise to data."""
 
-    latents: tuple[Tensor, ...]
-    """As `Flow.encode` gives them."""
-    images: Tensor
-    """(N, C, H, W), from 0 to 1."""
-    largest_error: float
-    """Of the values that the network sees."""
-    bits: Tensor
-    """Bits per dimension of each image, (N)."""
+    network: Network
+    levels: Levels
+    classes: int
+    solving: Solving
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.network.input
+
+    def images(self, noise: Tensor, labels: Tensor) -> Tensor:
+        noise = noise.to(next(self.network.parameters()))
+        labels = labels.to(noise.device)
+        velocity = self._towards(labels)
+        if self.classes and self.solving.guidance != 1:
+            anyone = self._towards(torch.full_like(labels, NO_LABEL))
+            velocity = guided(velocity, anyone, self.solving.guidance)
+        found = arrive(velocity, noise, self.solving.steps, SOLVERS[self.solving.solver])
+        return images_of(_finite(found), self.levels.count)
+
+    def _towards(self, labels: Tensor) -> Velocity:
+        side = {"label": labelled(labels, self.classes)} if self.classes else {}
+
+        def velocity(values: Tensor, time: Tensor) -> Tensor:
+            found: Tensor = self.network(values, time=time, **side)
+            return found
+
+        return velocity
 
 
-def density_of(trained: Trained, device: str) -> Density:
-    """The density of a run. Raises `SpecError` where the run is of another task, or not of images,
-    and for a device that is not there."""
-    spec = trained.loaded.spec
-    if not isinstance(trained.model, Flow):
+@dataclass(frozen=True)
+class GaussianSampler:
+    """A Gaussian of the shares of levels."""
+
+    gaussian: Gaussian
+    levels: Levels
+    sizes: tuple[int, ...]
+    classes: int = 0
+
+    def images(self, noise: Tensor, labels: Tensor) -> Tensor:
+        shares = self.gaussian.from_noise(noise.flatten(1).cpu().double())
+        return self.levels.levels_of_shares(shares.to(noise).view_as(noise))
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not values.isfinite().all():
+        raise TrainingError(NOT_FINITE)
+    return values
+
+
+def sampler_of(trained: Trained, device: str, solving: Solving = Solving()) -> Sampler:
+    """What makes images by the network of a run. Raises `SpecError` where the run is of another
+    task, or not of images, and for a device that is not there."""
+    spec, model = trained.loaded.spec, trained.model
+    if not isinstance(model, Flow) and not isinstance(spec.task, FlowMatching):
         message = f"the run in {trained.folder.path} is of the task {spec.task.kind}"
-        help = "`task: density` makes images; `archspec train realnvp_digits` is one"
-        raise SpecError([Diagnostic("E604", message, None, help)])
-    if not isinstance(spec.input, ImageInput) or spec.input.sizes[0] not in (1, 3):
-        message = f"images have one channel or three, and this input is {spec.input.shape}"
+        help = "`task: density` and `task: flow_matching` make images, as in realnvp_digits and "
+        raise SpecError([Diagnostic("E604", message, None, f"{help}rev_dit_digits")])
+    check_images(trained)
+    chosen, levels = find_device(device), levels_of(trained.loaded)
+    if isinstance(model, Flow):
+        return FlowSampler(model.to(chosen), levels)
+    assert isinstance(model, Network)
+    return VelocitySampler(model.to(chosen), levels, spec.task.sizes.get("classes", 0), solving)
+
+
+def check_images(trained: Trained) -> None:
+    """Raises `SpecError` for inputs that cannot be shown."""
+    entry = trained.loaded.spec.input
+    if not isinstance(entry, ImageInput) or entry.sizes[0] not in (1, 3):
+        message = f"images have one channel or three, and this input is {entry.shape}"
         raise SpecError([Diagnostic("E602", message, None)])
-    chosen = find_device(device)
-    return Density(trained.model.to(chosen), levels_of(trained.loaded), chosen)
 
 
-def read_images(trained: Trained, paths: Sequence[Path]) -> Tensor:
-    """The images in some files, as evaluation sees those of a folder: (N, C, H, W) from 0 to 1.
-    Raises `TrainingError` for one that cannot be read."""
-    channels, height, width = trained.loaded.spec.input.shape.sizes
-    decoder = ImageDecoder(channels, plain_image((height, width), 1.0))
-    labels = torch.zeros(len(paths), dtype=torch.long)
-    files = FileImages(tuple(map(str, paths)), labels, "image", decoder, strict=True)
-    images, _, _ = files.__getitems__(list(range(len(paths))))
-    return images.float() / 255
+@torch.no_grad()
+def draw(
+    sampler: Sampler, count: int, temperature: float, seed: int, batch: int, label: int | None
+) -> Tensor:
+    """Images (count, C, H, W) from 0 to 1, on the CPU: the same for the same seed, batch and
+    device. Noise is multiplied by `temperature`. Without a label, classes take turns. Raises
+    `TrainingError`."""
+    source = torch.Generator().manual_seed(seed)
+    parts = []
+    for first in range(0, count, batch):
+        numbers = torch.arange(first, min(first + batch, count))
+        noise = torch.randn((len(numbers), *sampler.sizes), generator=source)
+        labels = in_turn(sampler, numbers) if label is None else torch.full_like(numbers, label)
+        parts.append(sampler.images(temperature * noise, labels).cpu())
+    return torch.cat(parts)
+
+
+def in_turn(sampler: Sampler, numbers: Tensor) -> Tensor:
+    """Labels (B) for samples of these numbers (B)."""
+    return numbers % sampler.classes if sampler.classes else torch.full_like(numbers, NO_LABEL)

@@ -25,7 +25,7 @@ from runners.processes import as_in_first, gathered, parts_of, shares, weight
 from runners.samples import Unreadable
 from runners.signals import Asked
 from runners.standing import Score, Standing
-from runners.tasks import Batch, Task
+from runners.tasks import Batch, Model, Task
 
 CURE = "a lower train.learning_rate, a longer train.warmup or train.clip may help"
 
@@ -90,7 +90,7 @@ def train_epoch(
             loss, measured, samples = take_step(parts, task, recipe, batch)
         except NotFiniteError as error:
             where = f"{error} in epoch {epoch + 1}, step {number + 1} of {len(batches)}"
-            raise TrainingError(f"{where}; {diagnosis(parts, batch[0])}; {CURE}") from None
+            raise TrainingError(f"{where}; {diagnosis(parts, *task.seen(batch))}; {CURE}") from None
         seconds, by = _together(time.perf_counter() - began, asked.by, parts)
         score = score.and_batch(loss, measured, samples)
         score = replace(score, seconds=seconds, waited=timed.waited)
@@ -168,16 +168,16 @@ def differentiate(parts: Parts, task: Task, recipe: Train, batch: Batch) -> Tens
     return torch.cat([seen, seen.new_tensor([whole])])
 
 
-def _model(parts: Parts) -> Callable[[Tensor], Tensor]:
+def _model(parts: Parts) -> Model:
     return _guarded(parts.wrapped)
 
 
-def _guarded(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def _guarded(network: nn.Module) -> Model:
     """The network, which raises `TrainingError` where exact arithmetic has run out of its range."""
 
-    def outputs(inputs: Tensor) -> Tensor:
+    def outputs(inputs: Tensor, **side: Tensor) -> Tensor:
         try:
-            found: Tensor = network(inputs)
+            found: Tensor = network(inputs, **side)
         except RangeError as error:
             raise TrainingError(str(error)) from None
         return found

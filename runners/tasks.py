@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,15 +12,19 @@ from torch.nn import functional as F
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import Classify, Density
+from archspec.training import Classify, FlowMatching, SparseCode
 from compiler.flow import Flow
 from runners.density import Levels, bits_per_dimension, levels_of
+from runners.flow_matching import NO_LABEL, OnTheWay, labelled, on_the_way, shown
 from runners.lasso import Lasso, start_at_ista
 from runners.sparse_codes import open_lasso
 
 Batch = tuple[Tensor, Tensor]
 """Inputs (B, …), and what the task needs to know of each sample, (B, …)."""
-Model = Callable[[Tensor], Tensor]
+Model = Callable[..., Tensor]
+"""Of an input and, by name, side inputs."""
+Seen = tuple[Tensor, Mapping[str, Tensor]]
+"""A network's input (B, …), and its side inputs by name."""
 Look = Callable[[], Batch]
 
 
@@ -61,7 +65,9 @@ SUBOPTIMALITY = Metric("suboptimality", "above", higher_is_better=False, form=".
 """The objective of a Lasso above its least value, and 0 where rounding takes it below."""
 BITS = Metric("bits_per_dimension", "bits", higher_is_better=False, form=".4f")
 """Of the lower bound of the log-probability that dequantisation gives."""
-METRICS = {metric.name: metric for metric in (ACCURACY, SUBOPTIMALITY, BITS)}
+VELOCITY_ERROR = Metric("velocity_error", "error", higher_is_better=False, form=".4f")
+"""The mean squared error of a number of the velocity."""
+METRICS = {metric.name: metric for metric in (ACCURACY, SUBOPTIMALITY, BITS, VELOCITY_ERROR)}
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class Task(Protocol):
     def in_evaluation(self, model: Model, batch: Batch) -> Outcome:
         """The loss that is reported, and the metric."""
 
+    def seen(self, batch: Batch) -> Seen:
+        """What the network is given of a batch in evaluation."""
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -105,6 +114,9 @@ class Classification:
 
     def in_evaluation(self, model: Model, batch: Batch) -> Outcome:
         return _classified(model, batch, 0.0)
+
+    def seen(self, batch: Batch) -> Seen:
+        return batch[0], {}
 
 
 def _classified(model: Model, batch: Batch, label_smoothing: float) -> Outcome:
@@ -135,6 +147,9 @@ class SparseCoding:
 
     in_evaluation = in_training
 
+    def seen(self, batch: Batch) -> Seen:
+        return batch[0], {}
+
 
 @dataclass(frozen=True)
 class DensityEstimation:
@@ -153,18 +168,73 @@ class DensityEstimation:
 
     def in_training(self, model: Model, batch: Batch) -> Outcome:
         images, _ = batch
-        return self._told(model, images, torch.rand_like(images))
+        return self._told(model, self.levels.values(images, torch.rand_like(images)))
 
     def in_evaluation(self, model: Model, batch: Batch) -> Outcome:
+        return self._told(model, self._values(batch))
+
+    def seen(self, batch: Batch) -> Seen:
+        return self._values(batch)[0], {}
+
+    def _values(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, _ = batch
         source = torch.Generator(images.device).manual_seed(0)
         noise = torch.rand(images.shape, generator=source, device=images.device)
-        return self._told(model, images, noise)
+        return self.levels.values(images, noise)
 
-    def _told(self, model: Model, images: Tensor, noise: Tensor) -> Outcome:
-        values, change = self.levels.values(images, noise)
-        bits = bits_per_dimension(model(values) + change, images[0].numel())
+    def _told(self, model: Model, given: tuple[Tensor, Tensor]) -> Outcome:
+        values, change = given
+        bits = bits_per_dimension(model(values) + change, values[0].numel())
         return Outcome(bits.mean(), bits.detach().sum())
+
+
+@dataclass(frozen=True)
+class VelocityMatching:
+    """The squared error of the velocity from noise to images, at one time of each image. Noise and
+    times are new in every step of training, and the same in every evaluation, where all classes are
+    told and times are uniform."""
+
+    settings: FlowMatching
+    metric: Metric = VELOCITY_ERROR
+
+    def start(self, model: nn.Module, look: Look) -> None: ...
+
+    def in_training(self, model: Model, batch: Batch) -> Outcome:
+        images, labels = batch
+        drawn = torch.rand if self.settings.times == "uniform" else _logit_normal
+        times = drawn((len(images), 1), device=images.device)
+        hidden = torch.rand(len(images), device=images.device) < self.settings.unlabelled
+        way = on_the_way(shown(images), torch.randn_like(images), times)
+        return self._told(model, way, labels.masked_fill(hidden, NO_LABEL))
+
+    def in_evaluation(self, model: Model, batch: Batch) -> Outcome:
+        return self._told(model, self._way(batch), batch[1])
+
+    def seen(self, batch: Batch) -> Seen:
+        way = self._way(batch)
+        return way.values, self._side(way, batch[1])
+
+    def _way(self, batch: Batch) -> OnTheWay:
+        images, _ = batch
+        source = torch.Generator(images.device).manual_seed(0)
+        noise = torch.randn(images.shape, generator=source, device=images.device)
+        times = torch.rand((len(images), 1), generator=source, device=images.device)
+        return on_the_way(shown(images), noise, times)
+
+    def _side(self, way: OnTheWay, labels: Tensor) -> dict[str, Tensor]:
+        classes = self.settings.classes
+        label = {} if classes is None else {"label": labelled(labels, classes)}
+        return {"time": way.time, **label}
+
+    def _told(self, model: Model, way: OnTheWay, labels: Tensor) -> Outcome:
+        found = model(way.values, **self._side(way, labels))
+        errors = (found.float() - way.velocity).square().flatten(1).mean(1)
+        return Outcome(errors.mean(), errors.detach().sum())
+
+
+def _logit_normal(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Numbers whose logits are standard normal."""
+    return torch.randn(size, device=device).sigmoid()
 
 
 def open_task(loaded: Loaded) -> Task:
@@ -173,11 +243,14 @@ def open_task(loaded: Loaded) -> Task:
     smoothing = recipe.label_smoothing if recipe else 0.0
     if isinstance(loaded.spec.task, Classify):
         return Classification(smoothing)
-    lasso = None if isinstance(loaded.spec.task, Density) else open_lasso(loaded)
+    lasso = open_lasso(loaded) if isinstance(loaded.spec.task, SparseCode) else None
     if smoothing:
         message = f"there are no labels to smooth: the task is {loaded.spec.task.kind}"
         span = loaded.tree.where(("train", "label_smoothing"))
         raise SpecError([Diagnostic("E602", message, span, "leave out `label_smoothing`")])
-    if lasso is None:
-        return DensityEstimation(levels_of(loaded))
-    return SparseCoding(replace(lasso, dictionary=lasso.dictionary.float()))
+    if lasso is not None:
+        return SparseCoding(replace(lasso, dictionary=lasso.dictionary.float()))
+    levels = levels_of(loaded)
+    if isinstance(loaded.spec.task, FlowMatching):
+        return VelocityMatching(loaded.spec.task)
+    return DensityEstimation(levels)

@@ -178,10 +178,10 @@ def _folder(folder: RunFolder, loaded: Loaded, who: Identity, fabric: Fabric) ->
 def recipe_and_data(loaded: Loaded) -> tuple[Train, AnyData]:
     """The two sections that training needs. Raises `SpecError`."""
     recipe, entry = loaded.spec.train, loaded.spec.data
-    if loaded.spec.side:
-        message = "the data sets here give images and labels, and no side inputs"
-        help = "train such a network in Python: model(images, name=tensor)"
-        raise SpecError([Diagnostic("E605", message, loaded.tree.where(("side",)), help)])
+    for name in [each for each in loaded.spec.side if each not in loaded.spec.task.side]:
+        message = f"neither the data sets here nor the task {loaded.spec.task.kind} give `{name}`"
+        help = f"train such a network in Python: model(images, {name}=tensor)"
+        raise SpecError([Diagnostic("E605", message, loaded.tree.where(("side", name)), help)])
     if recipe is None or entry is None:
         raise SpecError([_says_nothing(loaded)])
     return recipe, entry
@@ -339,7 +339,8 @@ def report(
         "unreadable_files": len(run.unreadable.known),
         "memory_bytes": used.bytes,
     }
-    records.epoch(epoch, scalars | drift_scalars(run.parts, run.data.validation), used.kind)
+    drifts = drift_scalars(run.parts, run.task, run.data.validation)
+    records.epoch(epoch, scalars | drifts, used.kind)
 
 
 def evaluated_at_once(run: Run) -> int:

@@ -96,7 +96,7 @@ def roundtrip_errors(parts: Parts, task: Task, batch: Batch) -> dict[str, float]
     if not isinstance(network, Network):
         return {}
     with parts.fabric.autocast():
-        given = given_by(network, batch[0])
+        given = given_by(network, *task.seen(batch))
         return {
             stage.plan.name: measured_errors(stage, given[stage.plan.name])[-1]
             for stage in drifting(network)

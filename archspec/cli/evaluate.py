@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,11 +11,12 @@ from archspec.cli.options import allow_modules, numbers
 from archspec.cli.options import as_json as json_option
 from archspec.cli.runs import Refused, opened, run_argument, told
 from archspec.cli.runs import weights as weights_option
+from archspec.cli.solving import refuse_unused, solving_of, solving_options
 
 if TYPE_CHECKING:
-    from runners.density_evaluation import Compared
     from runners.evaluation import Evaluation, Part, Subject
-    from runners.trained import Trained, Which
+    from runners.fidelity import Features
+    from runners.trained import Which
 
 
 FILES = ("evaluation.json", "confusion.svg", "reliability.svg", "inversion.png")
@@ -65,8 +66,8 @@ def constant_values(
 @click.option(
     "--fidelity",
     is_flag=True,
-    help="Of a density: hold its samples against the split, by torch-fidelity: Inception score, "
-    "FID, KID, precision and recall.",
+    help="Of a network that makes images: hold its samples against the split, by "
+    "torch-fidelity: Inception score, FID, KID, precision and recall.",
 )
 @click.option(
     "--features",
@@ -85,8 +86,9 @@ def constant_values(
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
-    help="With --fidelity: times the scale of the prior that samples are drawn from.",
+    help="With --fidelity: times the noise that samples are made of.",
 )
+@solving_options
 @click.option(
     "--inversion",
     is_flag=True,
@@ -127,6 +129,7 @@ def command(
     features: Path | None,
     samples: int | None,
     temperature: float,
+    solving: dict[str, Any],
     inversion: bool,
     layers: tuple[int, ...] | None,
     constant: tuple[str, tuple[float, ...]] | None,
@@ -143,11 +146,14 @@ def command(
     """
     import json
 
-    if not fidelity and (features, samples, temperature) != (None, None, 1.0):
-        raise click.UsageError("--features, --samples and --temperature go with --fidelity")
+    if not fidelity and (features, samples, temperature, solving) != (None, None, 1.0, {}):
+        said = "--features, --samples, --temperature, --steps, --solver and --guidance"
+        raise click.UsageError(f"{said} go with --fidelity")
     if not inversion and (layers, constant) != (None, None):
         raise click.UsageError("--layers and --constant go with --inversion")
     from runners.evaluation import data_of, evaluate_run, subject_of
+    from runners.generation import sampler_of
+    from runners.generation_evaluation import Compared
     from runners.inversion import Trips
 
     with told():
@@ -157,7 +163,10 @@ def command(
             _make(output)
         compared = None
         if fidelity:
-            compared = _compared(trained, features, samples, temperature, device, packages)
+            sampler = sampler_of(trained, device, solving_of(solving))
+            refuse_unused(sampler, solving)
+            extractor = _extractor(features, device, packages)
+            compared = Compared(sampler, samples, temperature, extractor)
         found = evaluate_run(
             trained,
             part=split,
@@ -178,25 +187,15 @@ def command(
         click.echo(json.dumps(found.as_json(), allow_nan=False))
 
 
-def _compared(
-    trained: Trained,
-    features: Path | None,
-    samples: int | None,
-    temperature: float,
-    device: str,
-    packages: tuple[str, ...],
-) -> Compared:
-    from runners.density_evaluation import Compared
+def _extractor(features: Path | None, device: str, packages: tuple[str, ...]) -> Features | None:
+    """Of a classifier's run."""
     from runners.devices import find_device
     from runners.fidelity import classifier_features
-    from runners.generation import density_of
 
-    density_of(trained, device)  # or why it is none
-    extractor = None
-    if features is not None:
-        classifier = opened(features, "best", packages)
-        extractor = (str(features), classifier_features(classifier, find_device(device)))
-    return Compared(samples, temperature, extractor)
+    if features is None:
+        return None
+    classifier = opened(features, "best", packages)
+    return str(features), classifier_features(classifier, find_device(device))
 
 
 def _refuse_others(folder: Path, subject: Subject) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,8 +13,8 @@ from archspec.cli.report import PIPE_WIDTH
 
 if TYPE_CHECKING:
     from runners.classification import Classified
-    from runners.density_evaluation import DensityEvaluation
     from runners.evaluation import Evaluation
+    from runners.generation_evaluation import GenerationEvaluation
     from runners.inversion import Inversion
 
 INCEPTION = "Inception"
@@ -34,8 +35,8 @@ def print_evaluation(found: Evaluation, to_stderr: bool) -> None:
     if found.unreadable:
         console.print(Text(f"warning: {found.unreadable} files cannot be read", style="yellow"))
     console.print(_values(found))
-    if found.density is not None and found.density.fidelity is not None:
-        console.print(_fidelity(found.density))
+    if found.generation is not None and found.generation.fidelity is not None:
+        console.print(_fidelity(found.generation))
     if found.inversion is not None:
         console.print(_inversion(found.inversion))
     if found.classes is not None:
@@ -51,10 +52,10 @@ def _values(found: Evaluation) -> Table:
     table.add_row(found.metric.name, found.metric.text(score.measured), "")
     if found.classes is not None:
         table.add_row(f"top {found.classes.k}", f"{found.classes.top_k:.2%}", "")
-    if found.density is None:
+    if found.generation is None:
         table.add_row("loss", f"{score.loss:.4g}", "")
-    elif found.density.gaussian_bits is not None:
-        bits = found.metric.text(found.density.gaussian_bits)
+    elif found.generation.gaussian_bits is not None:
+        bits = found.metric.text(found.generation.gaussian_bits)
         table.add_row("", bits, "by a Gaussian with a full covariance, of the training images")
     if found.classes is not None:
         error = f"{found.classes.calibration_error:.2%}"
@@ -70,15 +71,17 @@ def _values(found: Evaluation) -> Table:
     return table
 
 
-def _fidelity(found: DensityEvaluation) -> Table:
+def _fidelity(found: GenerationEvaluation) -> Table:
     """Samples beside data, and a Gaussian's beside them."""
     rows = [("samples", found.fidelity), ("a Gaussian's", found.gaussian_fidelity)]
     shown = [(name, fidelity) for name, fidelity in rows if fidelity is not None]
     first = shown[0][1]
     known = first.features == INCEPTION
-    by = f"[{first.features}]"
+    by = f"[{Path(first.features).name}]"
     names = ("IS", "FID", "KID") if known else (f"IS{by}", f"FD{by}", f"KD{by}")
     title = f"{first.samples:,} samples, temperature {first.temperature:g}"
+    if first.solving is not None:
+        title += f", {first.solving.steps} steps of {first.solving.solver}"
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column(title)
     for name in (*names, "precision", "recall"):

@@ -16,7 +16,7 @@ from archspec.cli.training import device as device_option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from runners.generation import Inverted
+    from runners.encoding import Inverted
     from runners.trained import Which
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -54,16 +54,16 @@ def command(
     in runs; IMAGES are files, and folders of files. Each image is told by its bits per dimension,
     and by how far it comes back from what it was.
     """
-    from runners.generation import density_of, read_images
+    from runners.encoding import flow_of, read_images, there_and_back
 
     paths = _files(images)
     with told():
         trained = opened(run, weights, packages)
-        density = density_of(trained, device)
+        flow_of(trained)  # or why there is none
         folder = output or trained.folder.path / "inverted"
         refuse_what_is_there(folder, force)
         given = read_images(trained, paths)
-        found = density.there_and_back(given)
+        found = there_and_back(trained, given, device)
     _write(given, found, folder)
     for path, bits in list(zip(paths, found.bits.tolist(), strict=True))[:SHOWN]:
         click.echo(f"{bits:8.4f} bits per dimension  {path}")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from archspec.cli.options import allow_modules
 from archspec.cli.runs import Refused, opened, run_argument, told
 from archspec.cli.runs import weights as weights_option
+from archspec.cli.solving import refuse_unused, solving_of, solving_options
 from archspec.cli.training import device as device_option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from runners.generation import Sampler
     from runners.trained import Which
 
 GRID = 100
@@ -36,9 +38,15 @@ GRID = 100
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
-    help="Times the scale of the prior: below 1, images are more alike, and more likely.",
+    help="Times the noise that images are made of: below 1, they are more alike, and more likely.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of noise.")
+@click.option(
+    "--label",
+    type=click.IntRange(min=0),
+    help="Of a network that knows classes: the one to draw, from 0; without it they take turns.",
+)
+@solving_options
 @click.option(
     "--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time."
 )
@@ -57,6 +65,8 @@ def command(
     count: int,
     temperature: float,
     seed: int,
+    label: int | None,
+    solving: dict[str, Any],
     batch: int,
     weights: Which,
     device: str,
@@ -64,20 +74,30 @@ def command(
     force: bool,
     packages: tuple[str, ...],
 ) -> None:
-    """Draw images from the density of a run.
+    """Draw images by the network of a run.
 
-    RUN is the folder that `archspec train` has left of a spec with `task: density`, or its name
-    in runs. The same seed draws the same images.
+    RUN is the folder that `archspec train` has left of a spec with `task: density` or
+    `task: flow_matching`, or its name in runs. The same seed draws the same images.
     """
-    from runners.generation import density_of
+    from runners.generation import draw, sampler_of
 
     with told():
         trained = opened(run, weights, packages)
-        density = density_of(trained, device)
+        sampler = sampler_of(trained, device, solving_of(solving))
+        refuse_unused(sampler, solving)
+        _check_label(label, sampler)
         folder = output or trained.folder.path / "samples"
         refuse_what_is_there(folder, force)
-        images = density.sample(count, temperature, seed, batch)
+        images = draw(sampler, count, temperature, seed, batch, label)
     _write(images, folder)
+
+
+def _check_label(label: int | None, sampler: Sampler) -> None:
+    if label is None or label < sampler.classes:
+        return
+    if not sampler.classes:
+        raise Refused("--label goes with classes: `task: {flow_matching: 10}`")
+    raise Refused(f"there is no class {label}: they are numbered from 0 to {sampler.classes - 1}")
 
 
 def refuse_what_is_there(folder: Path, force: bool) -> None:

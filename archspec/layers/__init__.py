@@ -32,6 +32,7 @@ from archspec.layers.pointwise import (
     Mlp,
     Pointwise,
     Scale,
+    Sinusoids,
     SoftThreshold,
 )
 from archspec.layers.residual import Residual
@@ -40,6 +41,7 @@ from archspec.layers.tokens import (
     Flatten,
     PatchEmbed,
     PatchMerge,
+    PatchUnembed,
     Pool,
     Position,
     ToTokens,
@@ -57,6 +59,7 @@ AnyLayer = (
     | PoolingTransition
     | Mlp
     | Linear
+    | Sinusoids
     | Conv
     | MaxPool
     | AveragePool
@@ -76,6 +79,7 @@ AnyLayer = (
     | UserModule
     | Residual
     | PatchEmbed
+    | PatchUnembed
     | ToTokens
     | PatchMerge
     | ClassToken
@@ -119,6 +123,7 @@ __all__ = [
     "PadChannels",
     "PatchEmbed",
     "PatchMerge",
+    "PatchUnembed",
     "Pointwise",
     "Pool",
     "Pooled",
@@ -127,6 +132,7 @@ __all__ = [
     "Position",
     "Residual",
     "Scale",
+    "Sinusoids",
     "SoftThreshold",
     "SqueezeLayer",
     "ToTokens",

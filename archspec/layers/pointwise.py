@@ -50,6 +50,21 @@ class Linear(Layer):
         return with_channels(shape, sizes.size(self.out))
 
 
+class Sinusoids(Layer):
+    """A number from 0 to 1 as sines and cosines of so many frequencies, from 1000 down to 0.1
+    (Vaswani et al. 2017, for 1000 times the number, as Peebles and Xie 2023 have it)."""
+
+    kind: Literal["sinusoids"] = "sinusoids"
+    shorthand: ClassVar[str] = "count"
+    count: int = Field(ge=2, le=2**20, multiple_of=2)
+    """Half of them are cosines."""
+
+    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
+        if shape != Features(1):
+            raise ShapeError(f"expected one number, found {shape}")
+        return Features(self.count)
+
+
 class Pointwise(Layer):
     """An activation."""
 

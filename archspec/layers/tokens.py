@@ -27,6 +27,22 @@ class PatchEmbed(Layer):
         return Tokens(math.prod(grid), self.width, grid)
 
 
+class PatchUnembed(Layer):
+    """Map each token of a grid to a square patch of an image of so many `channels`: the way back
+    from `patch_embed` (Peebles and Xie 2023, the last layer)."""
+
+    kind: Literal["patch_unembed"] = "patch_unembed"
+    patch: int = Field(ge=1, le=2**20)
+    channels: int = Field(ge=1, le=2**20)
+
+    def infer(self, shape: Shape, sizes: Sizes) -> Shape:
+        grid = need_grid(shape)
+        if len(grid) != 2:
+            raise ShapeError(f"expected tokens of an image, found those of {len(grid)} axes")
+        height, width = grid
+        return Image(self.channels, height * self.patch, width * self.patch)
+
+
 class ToTokens(Layer):
     """Each pixel of an image or a video as one token."""
 

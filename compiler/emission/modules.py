@@ -129,6 +129,7 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
         f"activation={made(m.activation)})"
     ),
     pointwise.DropPath: lambda m: f"DropPath({marked(m.rate)})",
+    pointwise.Sinusoids: lambda m: f"Sinusoids({m.count})",
     pointwise.Scale: lambda m: f"Scale({len(m.factor)}, {m.init}, {-1 - m.trailing})",
     pointwise.SoftThreshold: lambda m: (
         f"SoftThreshold({len(m.threshold)}, {m.init}, {-1 - m.trailing})"
@@ -146,6 +147,10 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
     tokens.PatchEmbed: lambda m: (
         f"PatchEmbed({m.project.in_channels}, width={m.project.out_channels}, "
         f"patch={m.project.kernel_size[0]})"
+    ),
+    tokens.PatchUnembed: lambda m: (
+        f"PatchUnembed({m.project.in_features}, channels={m.channels}, patch={m.patch}, "
+        f"grid={m.grid})"
     ),
     tokens.ToTokens: lambda m: "ToTokens()",
     tokens.PatchMerge: lambda m: (

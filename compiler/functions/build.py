@@ -33,6 +33,7 @@ from compiler.functions.pointwise import (
     Modulate,
     Residual,
     Scale,
+    Sinusoids,
     SoftThreshold,
 )
 from compiler.functions.pooled_attention import PooledAttention, PoolingTransition
@@ -41,6 +42,7 @@ from compiler.functions.tokens import (
     Mlp,
     PatchEmbed,
     PatchMerge,
+    PatchUnembed,
     Pool,
     Position,
     ToTokens,
@@ -198,6 +200,7 @@ BUILDERS: Mapping[type[spec.Layer], Builder] = {
     spec.Linear: lambda layer, plan, _: linear(
         plan.before[0].channels, plan.after.channels, layer.bias
     ),
+    spec.Sinusoids: lambda layer, plan, _: Sinusoids(layer.count),
     spec.Conv: _conv,
     spec.MaxPool: _pooling((nn.MaxPool2d, nn.MaxPool3d)),
     spec.AveragePool: _pooling((nn.AvgPool2d, nn.AvgPool3d)),
@@ -230,6 +233,9 @@ BUILDERS: Mapping[type[spec.Layer], Builder] = {
     ),
     spec.PatchEmbed: lambda layer, plan, _: PatchEmbed(
         plan.before[0].channels, layer.width, layer.patch
+    ),
+    spec.PatchUnembed: lambda layer, plan, _: PatchUnembed(
+        plan.before[0].channels, layer.channels, layer.patch, need_grid(plan.before[0])
     ),
     spec.ClassToken: lambda layer, plan, _: ClassToken(plan.before[0].channels),
     spec.Position: _position,

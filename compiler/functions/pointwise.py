@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -51,6 +52,26 @@ class Scale(nn.Module):
         return value * self.factor.view(-1, *(1,) * self.trailing)
 
 
+class Sinusoids(nn.Module):
+    """cos(1000 t f) and sin(1000 t f) of `count`/2 frequencies f each, which fall from 1 towards
+    1e-4 by equal factors (Vaswani et al. 2017; Peebles and Xie 2023)."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, value: Tensor) -> Tensor:
+        """(B, 1) → (B, count)."""
+        half = self.count // 2
+        steps = torch.arange(half, dtype=value.dtype, device=value.device)
+        angles = 1000 * value * torch.exp(-math.log(10_000) * steps / half)
+        return torch.cat([angles.cos(), angles.sin()], 1)
+
+    def extra_repr(self) -> str:
+        """Shown when the module is printed."""
+        return str(self.count)
+
+
 class SoftThreshold(nn.Module):
     """sign(x)·max(|x| - t, 0), with a learned t ≥ 0 for each channel (Gregor and LeCun 2010)."""
 
@@ -82,7 +103,8 @@ class Modulate(nn.Module):
         """(B, …) and (B, K) → the shape of the first."""
         found: Tensor = self.project(condition)
         middle = (1,) * (value.dim() - 2 - self.trailing)
-        shape = (len(found), *middle, -1, *(1,) * self.trailing)
+        # Not `len`, which a trace takes for a constant.
+        shape = (found.shape[0], *middle, -1, *(1,) * self.trailing)
         scale, shift = (part.reshape(shape) for part in found.chunk(2, dim=1))
         return value * (1 + scale) + shift
 

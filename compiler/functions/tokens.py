@@ -47,6 +47,23 @@ class PatchEmbed(nn.Module):
         return result.flatten(2).transpose(1, 2)
 
 
+class PatchUnembed(nn.Module):
+    """Tokens (B, N, D), row by row on a grid → square patches of an image (B, C, H, W)."""
+
+    def __init__(self, width: int, channels: int, patch: int, grid: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels, self.patch, self.grid = channels, patch, grid
+        self.project = linear(width, channels * patch**2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) → (B, C, rows · patch, columns · patch)."""
+        rows, columns = self.grid
+        patches: Tensor = self.project(tokens)
+        patches = patches.view(-1, rows, columns, self.channels, self.patch, self.patch)
+        image = patches.permute(0, 3, 1, 4, 2, 5)
+        return image.reshape(-1, self.channels, rows * self.patch, columns * self.patch)
+
+
 class ToTokens(nn.Module):
     """Each pixel of an image (B, C, H, W) or a video (B, C, T, H, W) as a token."""
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
 
 from archspec.loading import Loaded
 from archspec.training import Train
@@ -17,8 +17,7 @@ from compiler.network import Network, build
 from compiler.plan import NetworkPlan
 from compiler.resolve import resolve
 from runners.optim import build_optimizer
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from runners.profile.step import DTYPES, Side, loss_like
 
 
 @dataclass(frozen=True)
@@ -65,29 +64,31 @@ def _usage(plan: NetworkPlan, recipe: Train) -> tuple[Usage, Usage]:
             if stage.backward == "reversible" and stage.facts.invertible_from > 0:
                 stage.backward = "checkpoint"  # as it begins, which takes more
         optimizer = build_optimizer(network, recipe)
-        inputs = torch.empty(math.ceil(recipe.batch / recipe.accumulate), *plan.input.sizes)
+        count = math.ceil(recipe.batch / recipe.accumulate)
+        inputs = torch.empty(count, *plan.input.sizes)
+        side = {each.name: torch.empty(count, *each.shape.sizes) for each in plan.side}
         for _ in range(2):
             live.restart()
-            _step(network, optimizer, inputs, recipe)
+            _step(network, optimizer, inputs, side, recipe)
         training = Usage(live.peak, live.average)
         optimizer.zero_grad()
         del optimizer
         live.restart()
         with torch.no_grad():
-            network.eval()(inputs)
+            network.eval()(inputs, **side)
         return training, Usage(live.peak, live.average)
 
 
 def _step(
-    network: Network, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, recipe: Train
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    side: Side,
+    recipe: Train,
 ) -> None:
     dtype = DTYPES.get(recipe.precision)
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
-        output = network(inputs)
-        if network.plan.prior is None:
-            loss = F.cross_entropy(output, torch.zeros(len(inputs), dtype=torch.long))
-        else:  # a log-density
-            loss = -output.mean()
+        loss = loss_like(network.plan, network(inputs, **side), recipe)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad()

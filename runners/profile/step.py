@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from archspec.training import Train
 from compiler.network import Network
+from compiler.plan import NetworkPlan
 from runners.optim import build_optimizer
 
 Side = dict[str, Tensor]
@@ -69,15 +70,7 @@ class TrainingStep:
         """The loss."""
         dtype = DTYPES.get(self.recipe.precision)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            outputs: Tensor = self.network(inputs, **side)
-            if outputs.dim() == 2 and "classes" in self.network.plan.sizes:
-                labels = torch.zeros(len(outputs), dtype=torch.long, device=self.device)
-                smoothing = self.recipe.label_smoothing
-                loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)
-            elif self.network.plan.prior is not None:
-                loss = -outputs.mean()
-            else:
-                loss = outputs.float().square().mean()
+            loss = loss_like(self.network.plan, self.network(inputs, **side), self.recipe)
         return loss + self.network.penalty()
 
     def backward(self, loss: Tensor) -> None:
@@ -87,3 +80,13 @@ class TrainingStep:
     def update(self) -> None:
         """The optimizer's step."""
         self.optimizer.step()
+
+
+def loss_like(plan: NetworkPlan, outputs: Tensor, recipe: Train) -> Tensor:
+    """A loss, (), of outputs (B, …) that takes what that of the network's task takes."""
+    if outputs.dim() == 2 and "classes" in plan.sizes:
+        labels = torch.zeros(len(outputs), dtype=torch.long, device=outputs.device)
+        return F.cross_entropy(outputs, labels, label_smoothing=recipe.label_smoothing)
+    if plan.prior is not None:  # a log-density
+        return -outputs.mean()
+    return outputs.float().square().mean()

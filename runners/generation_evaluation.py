@@ -1,4 +1,4 @@
-"""How a density fares beside a Gaussian, and its samples beside data."""
+"""How a density fares beside a Gaussian, and samples beside data."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from archspec.training import Train
-from compiler.flow import Flow
+from archspec.loading import Loaded
+from archspec.training import Density, Train
 from runners.data import Data, Split, in_order, read
-from runners.density import Gaussian, Levels, bits_per_dimension, fitted_gaussian
-from runners.fidelity import (
-    Features,
-    Fidelity,
-    FlowSamples,
-    GaussianSamples,
-    measure_fidelity,
-)
-from runners.generation import Density
+from runners.density import Gaussian, Levels, bits_per_dimension, fitted_gaussian, levels_of
+from runners.fidelity import Features, Fidelity, measure_fidelity
+from runners.generation import GaussianSampler, Sampler
 from runners.pictures import as_bytes
 
 MOST_DIMENSIONS = 4096
@@ -30,6 +24,7 @@ CPU = torch.device("cpu")
 class Compared:
     """What is asked for of samples."""
 
+    sampler: Sampler
     samples: int | None
     """How many; as many as the split has by default."""
     temperature: float
@@ -38,52 +33,56 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class DensityEvaluation:
-    """What is told of a density beside its bits per dimension."""
+class GenerationEvaluation:
+    """What is told of a network that makes images, beside its metric."""
 
     gaussian_bits: float | None
-    """Bits per dimension of the same samples by a Gaussian with a full covariance, fitted to the
-    training samples; None where they are too few for it, or of too many numbers."""
+    """Of a density: bits per dimension of the same samples by a Gaussian with a full covariance,
+    fitted to the training samples; None where they are too few for it, or of too many numbers."""
     fidelity: Fidelity | None = None
     gaussian_fidelity: Fidelity | None = None
     """Of that Gaussian's samples."""
 
 
 @torch.no_grad()
-def evaluate_density(
-    flow: Flow,
-    levels: Levels,
+def evaluate_generation(
+    loaded: Loaded,
     data: Data,
     split: Split,
     recipe: Train,
     device: torch.device,
     compared: Compared | None,
-) -> DensityEvaluation:
-    """Hold a density against a Gaussian on a split and, if asked for, samples of both against its
-    images. Raises what `measure_fidelity` raises."""
+) -> GenerationEvaluation:
+    """Hold a density against a Gaussian on a split and, if asked for, samples of a network and of
+    that Gaussian against its images. Raises what `measure_fidelity` raises."""
+    is_density = isinstance(loaded.spec.task, Density)
+    if compared is None and not is_density:
+        return GenerationEvaluation(None)
+    levels = levels_of(loaded)
     images = all_images(split, recipe.at_once)
     gaussian = gaussian_of(data, levels, recipe.at_once)
-    bits = None if gaussian is None else gaussian_bits(gaussian, levels, images)
+    bits = gaussian_bits(gaussian, levels, images) if gaussian and is_density else None
     if compared is None:
-        return DensityEvaluation(bits)
-    density = Density(flow.to(device), levels, device)
-    channels = 3 if compared.features is None else images.shape[1]
-    generators = [FlowSamples(density, compared.temperature, channels)]
-    generators += [] if gaussian is None else [GaussianSamples(gaussian, density, channels)]
-    real = as_bytes(images).expand(-1, max(channels, images.shape[1]), -1, -1)
-    found = [
-        measure_fidelity(
-            generator,
+        return GenerationEvaluation(bits)
+    channels = images.shape[1] if compared.features is not None else 3
+    real = as_bytes(images).expand(-1, channels, -1, -1)
+
+    def held(sampler: Sampler, temperature: float) -> Fidelity:
+        return measure_fidelity(
+            sampler,
             real,
             compared.samples or len(images),
-            compared.temperature if isinstance(generator, FlowSamples) else 1.0,
+            temperature,
             compared.features,
             batch=recipe.at_once,
             device=device,
         )
-        for generator in generators
-    ]
-    return DensityEvaluation(bits, *found)
+
+    found = held(compared.sampler, compared.temperature)
+    if gaussian is None:
+        return GenerationEvaluation(bits, found)
+    sizes = compared.sampler.sizes
+    return GenerationEvaluation(bits, found, held(GaussianSampler(gaussian, levels, sizes), 1.0))
 
 
 def all_images(split: Split, batch: int) -> Tensor:

@@ -1,0 +1,76 @@
+"""Images through a trained density, and back by its inverse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from archspec.diagnostics import Diagnostic, SpecError
+from compiler.flow import Flow
+from runners.augment import plain_image
+from runners.density import bits_per_dimension, levels_of
+from runners.devices import find_device
+from runners.generation import check_images
+from runners.samples import FileImages, ImageDecoder
+from runners.trained import Trained
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What images are turned to, and back."""
+
+    latents: tuple[Tensor, ...]
+    """As `Flow.encode` gives them."""
+    images: Tensor
+    """(N, C, H, W), from 0 to 1."""
+    largest_error: float
+    """Of the values that the network sees."""
+    bits: Tensor
+    """Bits per dimension of each image, (N)."""
+
+
+@torch.no_grad()
+def there_and_back(trained: Trained, images: Tensor, device: str) -> Inverted:
+    """Images (N, C, H, W) from 0 to 1 through the density of a run, and back by its inverse. They
+    are taken in the middle of their levels, without noise. Raises what `flow_of` raises, and
+    `SpecError` for a device that is not there."""
+    flow, levels, chosen = flow_of(trained), levels_of(trained.loaded), find_device(device)
+    flow = flow.to(chosen)
+    values, change = levels.values(images.to(chosen), torch.tensor(0.5))
+    kept = flow.informations()
+    encoded = flow.encode(values, kept)
+    back = flow.decode(encoded.latents, kept)
+    bits = bits_per_dimension(flow(values) + change, images[0].numel())
+    return Inverted(
+        tuple(latent.cpu() for latent in encoded.latents),
+        levels.images(back).cpu(),
+        float((back - values).abs().max()),
+        bits.cpu(),
+    )
+
+
+def flow_of(trained: Trained) -> Flow:
+    """The density of a run. Raises `SpecError` where the run is of another task, or not of
+    images."""
+    if not isinstance(trained.model, Flow):
+        kind = trained.loaded.spec.task.kind
+        message = f"the run in {trained.folder.path} is of the task {kind}"
+        help = "`task: density` takes images to latents; `archspec train realnvp_digits` is one"
+        raise SpecError([Diagnostic("E604", message, None, help)])
+    check_images(trained)
+    return trained.model
+
+
+def read_images(trained: Trained, paths: Sequence[Path]) -> Tensor:
+    """The images in some files, as evaluation sees those of a folder: (N, C, H, W) from 0 to 1.
+    Raises `TrainingError` for one that cannot be read."""
+    channels, height, width = trained.loaded.spec.input.shape.sizes
+    decoder = ImageDecoder(channels, plain_image((height, width), 1.0))
+    labels = torch.zeros(len(paths), dtype=torch.long)
+    files = FileImages(tuple(map(str, paths)), labels, "image", decoder, strict=True)
+    images, _, _ = files.__getitems__(list(range(len(paths))))
+    return images.float() / 255
