@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 
-from archspec.citations import PAPERS, Paper
 from archspec.loading import SETTING, Loaded
+from archspec.paper import Paper
+from archspec.papers import PAPERS
 from archspec.tree import Node, read
 
 

@@ -112,7 +112,7 @@ def _functions(coupling: Coupling) -> dict[str, list[str]]:
 
 
 def _papers(coupling: Coupling) -> Iterator[str]:
-    from archspec.citations import PAPERS
+    from archspec.papers import PAPERS
 
     known = [PAPERS[key].reference for key in coupling.cite if key in PAPERS]
     if known:

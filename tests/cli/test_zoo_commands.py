@@ -13,13 +13,13 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from archspec.citations import PAPERS
 from archspec.cited import cited, with_all_keys
 from archspec.cli import main
 from archspec.cli.couplings import shown
 from archspec.diagnostics import SpecError
 from archspec.finding import zoo
 from archspec.loading import Loaded, load
+from archspec.papers import PAPERS
 from archspec.starting import written_out
 from archspec.tree import read
 from compiler.catalogue import SIZES, entry, sizes

@@ -31,9 +31,9 @@ from torch import Tensor
 from zoo_specs import SPECS, reduced
 
 import archspec
-from archspec.citations import PAPERS
 from archspec.finding import zoo
 from archspec.loading import Loaded, load
+from archspec.papers import PAPERS
 from archspec.training import Density
 from compiler import base_stage, coefficients, engine, exact, information, self_check
 from compiler.emission import CannotEmitError, emit

@@ -16,9 +16,9 @@ from archspec.diagnostics import SpecError
 from archspec.loading import load
 from runners.data import open_data
 from runners.density import Levels, bits_per_dimension, fitted_gaussian
-from runners.density_evaluation import all_images, gaussian_bits, gaussian_of
 from runners.evaluation import evaluate_run
 from runners.export import FORMATS, ExportError
+from runners.generation_evaluation import all_images, gaussian_bits, gaussian_of
 from runners.tasks import open_task
 from runners.train import train
 from runners.trained import open_trained
@@ -83,9 +83,9 @@ def test_a_short_run_is_better_than_a_gaussian(tmp_path: Path) -> None:
     assert result.test_metric < bits - 0.3
     found = evaluate_run(open_trained(tmp_path / "run"), device="cpu")
     assert found.score.measured == result.test_metric
-    assert found.density is not None
-    assert found.density.gaussian_bits == pytest.approx(bits)
-    assert json.loads(json.dumps(found.as_json()))["density"]["fidelity"] is None
+    assert found.generation is not None
+    assert found.generation.gaussian_bits == pytest.approx(bits)
+    assert json.loads(json.dumps(found.as_json()))["generation"]["fidelity"] is None
 
 
 def test_data_are_not_normalised() -> None:

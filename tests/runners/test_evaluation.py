@@ -48,7 +48,7 @@ def test_the_numbers_of_the_result_bit_for_bit(kind: str, runs: Path) -> None:
         assert found.unreadable == 0
         if part == "test":
             assert found.score.loss == result["test_loss"]
-        assert (found.classes is None) == (kind in ("sparse_code", "density"))
+        assert (found.classes is None) == (kind in ("sparse_code", "density", "flow_matching"))
         json.dumps(found.as_json(), allow_nan=False)
 
 

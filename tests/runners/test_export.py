@@ -49,15 +49,28 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     return {kind: open_trained(folder / kind) for kind in RUNS}
 
 
-def samples(trained: Trained, batch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(batch)
-    return torch.randn(batch, *trained.loaded.spec.input.shape.sizes, generator=generator)
+def samples(trained: Trained, batch: int) -> tuple[Tensor, ...]:
+    """An input and side inputs, in their order."""
+    generator, spec = torch.Generator().manual_seed(batch), trained.loaded.spec
+    shapes = (spec.input.shape, *(entry.shape for entry in spec.side.values()))
+    return tuple(torch.randn(batch, *shape.sizes, generator=generator) for shape in shapes)
+
+
+def named(trained: Trained, batch: int) -> dict[str, Tensor]:
+    """The same by name."""
+    names = ("inputs", *trained.loaded.spec.side)
+    return dict(zip(names, samples(trained, batch), strict=True))
 
 
 @torch.no_grad()
-def outputs(trained: Trained, batch: int) -> Tensor:
-    found: Tensor = trained.model(samples(trained, batch))
+def computed(network: nn.Module, trained: Trained, batch: int) -> Tensor:
+    given = named(trained, batch)
+    found: Tensor = network(given.pop("inputs"), **given)
     return found
+
+
+def outputs(trained: Trained, batch: int) -> Tensor:
+    return computed(trained.model, trained, batch)
 
 
 def in_plain_layout(model: nn.Module) -> nn.Module:
@@ -75,8 +88,7 @@ def test_weights_say_what_they_are(kind: str, runs: dict[str, Trained], tmp_path
     assert said["epoch"] == str(trained.epoch)
     again = build_model(load(read(said["spec"], "the file").plain())).eval()
     safetensors.torch.load_model(again, path)
-    with torch.no_grad():
-        assert torch.equal(again(samples(trained, 3)), outputs(trained, 3))
+    assert torch.equal(computed(again, trained, 3), outputs(trained, 3))
 
 
 def test_training_starts_from_exported_weights(runs: dict[str, Trained], tmp_path: Path) -> None:
@@ -98,7 +110,7 @@ def test_a_program_gives_the_same_bits(kind: str, runs: dict[str, Trained], tmp_
     # A run lays its kernels out as is fastest, which moves the last bits of convolutions.
     plain = replace(trained, model=in_plain_layout(trained.model))
     for batch in BATCHES:
-        found = program(samples(trained, batch))
+        found = program(*samples(trained, batch))
         assert torch.equal(found, outputs(plain, batch))
         torch.testing.assert_close(found, outputs(trained, batch), rtol=1e-5, atol=1e-5)
 
@@ -107,9 +119,9 @@ def test_a_program_of_one_size(runs: dict[str, Trained], tmp_path: Path) -> None
     trained = runs["convolution"]
     write_torch(trained, tmp_path / "model.pt2", 4)
     program = torch.export.load(tmp_path / "model.pt2").module()
-    torch.testing.assert_close(program(samples(trained, 4)), outputs(trained, 4))
+    torch.testing.assert_close(program(*samples(trained, 4)), outputs(trained, 4))
     with pytest.raises((AssertionError, RuntimeError)):
-        program(samples(trained, 5))
+        program(*samples(trained, 5))
 
 
 def test_a_program_holds_no_path_of_this_machine(runs: dict[str, Trained], tmp_path: Path) -> None:
@@ -130,7 +142,8 @@ def test_onnx_agrees(kind: str, runs: dict[str, Trained], tmp_path: Path) -> Non
     assert metadata(trained).items() <= said.items()
     session = onnxruntime.InferenceSession(path)
     for batch in BATCHES:
-        (found,) = session.run(["outputs"], {"inputs": samples(trained, batch).numpy()})
+        given = {name: value.numpy() for name, value in named(trained, batch).items()}
+        (found,) = session.run(["outputs"], given)
         wanted = outputs(trained, batch)
         assert found.shape == wanted.shape
         torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
@@ -180,7 +193,8 @@ found = load_file(sys.argv[2])
 network = module.trained()
 assert not network.training
 with torch.no_grad():
-    assert torch.equal(network(found["inputs"]), found["outputs"])
+    wanted = found.pop("outputs")
+    assert torch.equal(network(found.pop("inputs"), **found), wanted)
 assert not {"archspec", "compiler", "runners"} & set(sys.modules)
 print("the same bits")
 """
@@ -196,7 +210,7 @@ def test_python_gives_the_same_bits_without_archspec(
     assert is_as_written(text)
     assert "imports torch alone" not in text
     assert weights_beside(path).is_file()
-    problem = {"inputs": samples(trained, 5), "outputs": outputs(trained, 5)}
+    problem = {**named(trained, 5), "outputs": outputs(trained, 5)}
     safetensors.torch.save_file(problem, tmp_path / "problem")
     script = tmp_path / "run.py"
     script.write_text(RUN, encoding="utf-8")

@@ -145,10 +145,10 @@ spec.yaml:13:52: error[E606] w.safetensors is not there
         "",
         "cpu",
         """\
-spec.yaml:12:1: error[E605] the data sets here give images and labels, and no side inputs
+spec.yaml:12:8: error[E605] neither the data sets here nor the task classify give `s`
     12 | side: {s: {image: [1, 8, 8]}}
-       | ^^^^
-  help: train such a network in Python: model(images, name=tensor)""",
+       |        ^
+  help: train such a network in Python: model(images, s=tensor)""",
     ),
 }
 

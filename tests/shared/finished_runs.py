@@ -22,6 +22,7 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "convolution": ("revnet_digits", ("stages.fine.depth=1", "stages.coarse.depth=1")),
     "sparse_code": ("lista", SPARSE),
     "density": ("realnvp_digits", ("stages.trunk.depth=3", "train.warmup=0")),
+    "flow_matching": ("rev_dit_digits_classes", ("stages.trunk.depth=2", "train.warmup=0")),
 }
 """Spec and settings, by the kind of the network."""
 

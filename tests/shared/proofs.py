@@ -266,6 +266,18 @@ PROOFS = (
     *(
         Proof(
             family,
+            "zoo/test_rev_dit.py",
+            "velocities and gradients are those of plain PyTorch, written from the equations",
+            specs,
+        )
+        for family, specs in (
+            ("Rev-DiT", ("rev_dit_cifar10", "rev_dit_digits", "rev_dit_digits_classes")),
+            ("momentum Rev-DiT", ("momrev_dit_cifar10", "momrev_dit_digits")),
+        )
+    ),
+    *(
+        Proof(
+            family,
             "zoo/test_flows.py",
             "log-densities are those of autograd's Jacobian; images come back from latents",
             (spec,),
@@ -299,6 +311,8 @@ OURS = frozenset(
         "momentum_resnet32_cifar10_gamma",
         "momentum_resnet32_cifar10_speed",
         "momentum_vit_b_finetune",
+        "momrev_dit_cifar10",
+        "momrev_dit_digits",
         "momrev_mvit_b",
         "momrev_vit_b",
         "momrev_vit_cifar10",
@@ -313,6 +327,9 @@ OURS = frozenset(
         "mvit_b",
         "nice_digits",
         "realnvp_digits",
+        "rev_dit_cifar10",
+        "rev_dit_digits",
+        "rev_dit_digits_classes",
         "rev_lista",
         "rev_mvit_b_video",
         "rev_mvit_digits",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -30,12 +31,18 @@ def shaken(model: Network) -> Network:
 
 
 def assert_network(
-    model: Network, value: Tensor, by_hand: Callable[[Weights, Tensor], Tensor]
+    model: Network,
+    value: Tensor,
+    by_hand: Callable[[Weights, Tensor], Tensor],
+    side: Weights = MappingProxyType({}),
 ) -> None:
-    """Outputs, and gradients of every weight and of what goes in (B, …)."""
-    own = {**dict(model.named_parameters()), "input": value.clone().requires_grad_()}
+    """Outputs, and gradients of every weight and of what goes in (B, …). Side inputs are among the
+    weights."""
+    given = leaves({"input": value, **side})
+    own = {**dict(model.named_parameters()), **given}
     copies = leaves(own)
-    _assert_same((model(own["input"]),), (by_hand(copies, copies["input"]),), own, copies)
+    found = model(given["input"], **{name: given[name] for name in side})
+    _assert_same((found,), (by_hand(copies, copies["input"]),), own, copies)
 
 
 def assert_stage(

@@ -22,7 +22,7 @@ from compiler.network import Network
 from compiler.resolve import resolve
 from runners.loop import take_step
 from runners.parts import Parts
-from runners.tasks import ACCURACY, Batch, Outcome
+from runners.tasks import ACCURACY, Batch, Outcome, Seen
 
 WIDTHS = {"fine": 8, "middle": 16, "coarse": 24}
 """Channels of each stage, where a network is made small."""
@@ -244,6 +244,9 @@ class NoTask:
         return Outcome(0 * model(batch[0]).sum(), torch.zeros(()))
 
     in_evaluation = in_training
+
+    def seen(self, batch: Batch) -> Seen:
+        return batch[0], {}
 
 
 def test_training_makes_the_penalty_smaller() -> None:

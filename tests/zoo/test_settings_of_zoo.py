@@ -21,6 +21,8 @@ TWINS = {
     "momrev_vit_cifar10": "rev_vit_cifar10",
     "momrev_vit_digits": "rev_vit_digits",
     "momrev_mvit_b": "rev_mvit_b",
+    "momrev_dit_digits": "rev_dit_digits",
+    "momrev_dit_cifar10": "rev_dit_cifar10",
 }
 PROGRAM = ("streams", "constants.gamma", "update", "output")
 

@@ -8,8 +8,9 @@ from proofs import ONLY_VERIFIED, OURS, PROOFS, Proof
 from published import PUBLISHED
 from zoo_specs import SPECS, full, reduced
 
-from archspec.citations import PAPERS, family_of
+from archspec.citations import family_of
 from archspec.loading import load
+from archspec.papers import PAPERS
 from compiler.counting import costs, parameters
 from compiler.network import Network, build
 from compiler.resolve import resolve
@@ -56,13 +57,14 @@ def test_gradients_of_the_whole_network_are_those_of_stored_activations(name: st
     torch.manual_seed(0)
     network = build(resolve(reduced(name))).double().train()
     value = torch.randn(2, *network.plan.input.sizes, dtype=torch.float64)
+    side = {s.name: torch.rand(2, *s.shape.sizes).double() for s in network.plan.side}
     found = []
     for backward in (None, "store"):
         if backward is not None:
             network.set_backward(backward)
         torch.manual_seed(1)
         given = value.clone().requires_grad_()
-        loss = network(given).square().mean()
+        loss = network(given, **side).square().mean()
         found.append(torch.autograd.grad(loss, [given, *network.parameters()], allow_unused=True))
     for ours, stored in zip(*found, strict=True):
         assert (ours is None) == (stored is None)

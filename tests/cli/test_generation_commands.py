@@ -1,4 +1,4 @@
-"""archspec sample, invert and evaluate --fidelity: what is done with a trained density."""
+"""archspec sample, invert and evaluate --fidelity: what is done with networks that make images."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_samples_beside_data(invoked, run: Path) -> None:
     assert "FD[classifier]" in done.stderr
     found = json.loads(done.stdout)
     assert json.loads(Path("out", "evaluation.json").read_text()) == found
-    density = found["density"]
+    density = found["generation"]
     assert found["bits_per_dimension"] < density["gaussian_bits"]
     ours, gaussian = density["fidelity"], density["gaussian_fidelity"]
     assert ours["samples"] == gaussian["samples"] == 200
@@ -112,6 +112,9 @@ def test_samples_beside_data(invoked, run: Path) -> None:
         (("sample", "flow", "--count", "0"), "0 is not in the range"),
         (("sample", "flow", "--temperature", "-1"), "-1"),
         (("sample", "flow", "--device", "gpu"), "gpu"),
+        (("sample", "flow", "--steps", "4"), "--steps goes with `task: flow_matching`"),
+        (("sample", "flow", "--label", "1"), "--label goes with classes"),
+        (("evaluate", "flow", "--fidelity", "--solver", "euler"), "--solver goes with `task: flow"),
         (("invert", "flow", "nowhere.png"), "nowhere.png"),
         (("sample",), "Missing argument"),
     ],
@@ -148,3 +151,79 @@ def test_without_weights_of_inception_the_offline_way_is_told(
     assert "error[E601]" in done.stderr
     assert "--features runs/vit_digits" in done.stderr
     assert not Path("out", "evaluation.json").exists()
+
+
+# Flow matching ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def flow_matching(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that is asked for classes, and a classifier."""
+    folder = tmp_path_factory.mktemp("flow_matching")
+    finished_run("flow_matching", folder / "digits", "train.epochs=6")
+    finished_run("reversible", folder / "classifier", "train.epochs=4")
+    return folder
+
+
+@pytest.fixture
+def velocities(flow_matching: Path, here: Path) -> Path:
+    shutil.copytree(flow_matching, here / "runs")
+    return here / "runs" / "digits"
+
+
+def test_images_of_a_class_in_some_steps(invoked, velocities: Path) -> None:
+    few = ("--count", "6", "--steps", "4")
+    for name, more in {
+        "plain": (),
+        "same": ("--solver", "midpoint", "--guidance", "1"),
+        "threes": ("--label", "3"),
+        "pushed": ("--guidance", "4"),
+        "euler": ("--solver", "euler"),
+    }.items():
+        done = invoked("sample", "digits", *few, *more, "--output", name)
+        assert done.returncode == 0, done.stderr
+    found = {
+        name: [path.read_bytes() for path in sorted(Path(name, "images").iterdir())]
+        for name in ("plain", "same", "threes", "pushed", "euler")
+    }
+    assert found["plain"] == found["same"]
+    assert found["plain"][3] == found["threes"][3]  # its turn
+    assert found["plain"] != found["threes"]
+    assert found["plain"] != found["pushed"]
+    assert found["plain"] != found["euler"]
+
+
+def test_samples_of_velocities_beside_data(invoked, velocities: Path) -> None:
+    asked = ("--fidelity", "--features", "classifier", "--steps", "4", "--samples", "100")
+    done = invoked("evaluate", "digits", *asked, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "4 steps of midpoint" in done.stderr
+    found = json.loads(done.stdout)["generation"]
+    assert found["gaussian_bits"] is None
+    assert found["fidelity"]["solving"] == {"steps": 4, "solver": "midpoint", "guidance": 1.0}
+    assert found["gaussian_fidelity"]["solving"] is None
+    assert found["fidelity"]["frechet_distance"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("sample", "digits", "--label", "10"),
+            "there is no class 10: they are numbered from 0 to",
+        ),
+        (("invert", "digits", "runs"), "is of the task flow_matching"),
+        (("sample", "digits", "--steps", "0"), "0 is not in the range"),
+        (("sample", "digits", "--solver", "rk9"), "rk9"),
+        (("evaluate", "digits", "--steps", "4"), "go with --fidelity"),
+    ],
+)
+def test_mistakes_with_velocities(
+    invoked, velocities: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    Path("runs", "image.png").write_bytes(b"")
+    done = invoked(*arguments)
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (velocities / "samples").exists()
