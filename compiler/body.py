@@ -32,6 +32,20 @@ def body(model: Network, value: Tensor, **side: Tensor) -> Tensor:
     return model.body(value, **side)
 
 
+def reach(model: Network, name: str, value: Tensor, **side: Tensor) -> Tensor:
+    """The network's input (B, …) → what the streams of a stage start from (B, …). Raises what the
+    network raises for inputs that it does not take."""
+    model.check(value, side)
+    value = model.stem(value)
+    for stage in model.stages:
+        if stage.plan.name == name:
+            break
+        read = {each: side[each] for each in stage.facts.side}
+        value = stage.merge(*stage(*stage.split(value), **read))
+    found: Tensor = model.stages[name].transition(value)
+    return found
+
+
 def invert_body(model: Network, features: Tensor, **side: Tensor) -> Tensor:
     """What reaches the head (B, …) → the network's input (B, …): the inverse of `body`.
 

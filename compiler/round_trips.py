@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -96,7 +96,9 @@ def with_constants(stage: Stage, values: Mapping[str, float]) -> Stage:
     return with_plan(stage, replace(stage.plan, constants={**known, **numbers}))
 
 
-def read_back(layers: torch.nn.Module, value: Tensor, moved: Tensor, steps: int = 60) -> Tensor:
+def read_back(
+    layers: Callable[[Tensor], Tensor], value: Tensor, moved: Tensor, steps: int = 60
+) -> Tensor:
     """The input (B, …) of some layers that gives what they make of `value`, moved by so much: to
     first order, and of least squares where no input does. By conjugate gradients on the normal
     equations (CGLS; Hestenes and Stiefel 1952), each sample by itself, best in float64."""

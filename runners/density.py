@@ -39,11 +39,16 @@ class Levels:
 
     def images(self, values: Tensor) -> Tensor:
         """Values (B, …) → the images of their levels, from 0 to 1."""
+        return self.levels_of_shares(self._shares_of(values))
+
+    def _shares_of(self, values: Tensor) -> Tensor:
         if self.margin is None:
-            share = values + 0.5
-        else:
-            share = (values.sigmoid() - self.margin) / (1 - 2 * self.margin)
-        return self.levels_of_shares(share)
+            return values + 0.5
+        return (values.sigmoid() - self.margin) / (1 - 2 * self.margin)
+
+    def middles(self, values: Tensor) -> Tensor:
+        """Values (B, …) → images, those of levels whole where values are in the middle of them."""
+        return (self._shares_of(values) * self.count - 0.5) / (self.count - 1)
 
     def shares(self, images: Tensor, noise: Tensor) -> Tensor:
         """Images (B, …) and uniform noise in [0, 1) of their shape → shares in [0, 1)."""

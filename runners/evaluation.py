@@ -14,12 +14,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from archspec.data import LabelledImages
-from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Classify, Generative
 from archspec.tree import Node
 from compiler.network import Network
+from runners.as_data import as_data
 from runners.classification import Classified, classified
 from runners.data import Data, Reading, Split, in_order, open_data, read
 from runners.devices import matrix_precision, open_fabric
@@ -38,8 +37,6 @@ Part = Literal["test", "validation"]
 PARTS: tuple[Part, ...] = ("test", "validation")
 OPEN: Mapping[Part, OpenFolders] = {"test": open_held_out, "validation": open_splits}
 """A test needs nothing to train on."""
-INVERTED = 64
-"""So many images go through the layers and back."""
 LOG = logging.getLogger("archspec")
 CUT_FROM = ("validation", "samples")
 """Keys of data that the test split does not depend on, beside `TRAINED_ON`."""
@@ -216,29 +213,11 @@ def evaluate_run(
     )
     if trips is None:
         return evaluation
+    assert isinstance(trained.model, Network)
     held = opened.test if part == "test" else opened.validation
-    inversion, strip = _there_and_back(trained, loaded, held, trips)
+    few = as_data(loaded, held, trips.images)
+    inversion, strip = invert_images(trained.model, few, trips)
     return replace(evaluation, inversion=inversion, strip=strip)
-
-
-def _there_and_back(
-    trained: Trained, loaded: Loaded, split: Split, trips: Trips
-) -> tuple[Inversion, Strip]:
-    """The first images of a split. Raises `SpecError` for data that are no images."""
-    entry = loaded.spec.data
-    if not isinstance(entry, LabelledImages) or not isinstance(trained.model, Network):
-        message = f"the run in {trained.folder.path} is not of images"
-        raise SpecError([Diagnostic("E604", message)])
-
-    def prepare(images: Tensor) -> Tensor:
-        return split.prepare(images, torch.zeros(len(images)))[0]
-
-    as_they_are = replace(split, prepare=lambda images, labels: (images, labels), workers=None)
-    indices = split.indices[:INVERTED].tolist()
-    images, _ = next(iter(read(as_they_are, [indices], torch.device("cpu"))))
-    if images.dtype == torch.uint8:
-        images = images.float() / 255
-    return invert_images(trained.model, images, prepare, entry.levels, trips)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from archspec.loading import Loaded
 from archspec.training import Classify
 from runners.data import open_data
 from runners.errors import TrainingError
+from runners.feature_names import INCEPTION
 from runners.generation import Sampler, Solving, VelocitySampler, in_turn
 from runners.pictures import as_bytes
 from runners.train import recipe_and_data
@@ -31,8 +32,7 @@ with warnings.catch_warnings():
 SEED = 2020
 KID_SUBSET = 1000
 """Samples of each subset that KID is a mean over, where there are as many."""
-INCEPTION = "Inception"
-_TEST_SET, _NETWORK = "archspec-test-set", "archspec-network"
+_TEST_SET, _OTHERS, _NETWORK = "archspec-test-set", "archspec-others", "archspec-network"
 Features = tuple[str, type[FeatureExtractorBase]]
 """What they are called, and the class of their extractor."""
 
@@ -158,38 +158,21 @@ def measure_fidelity(
 ) -> Fidelity:
     """So many samples beside images (N, C, H, W) of bytes, in as many channels, by the features of
     a network or else by Inception's. Raises `SpecError` where Inception's weights cannot be had."""
-    registry = torch_fidelity.registry
-    registry.DATASETS_REGISTRY.pop(_TEST_SET, None)
-    torch_fidelity.register_dataset(_TEST_SET, lambda root, download: Held(images))
-    extractor = {}
-    if features is not None:
-        registry.FEATURE_EXTRACTORS_REGISTRY.pop(_NETWORK, None)
-        torch_fidelity.register_feature_extractor(_NETWORK, features[1])
-        extractor = {"feature_extractor": _NETWORK}
-    try:
-        found = torch_fidelity.calculate_metrics(
-            input1=Samples(sampler, temperature, images.shape[1]),
-            input1_model_num_samples=samples,
-            input2=_TEST_SET,
-            isc=True,
-            fid=True,
-            kid=True,
-            prc=True,
-            kid_subset_size=min(KID_SUBSET, samples, len(images)),
-            cuda=device.type == "cuda",
-            batch_size=batch,
-            cache=False,  # its names know nothing of weights
-            save_cpu_ram=True,  # no processes that read
-            rng_seed=SEED,
-            verbose=False,
-            **extractor,
-        )
-    except (URLError, OSError) as error:
-        raise SpecError([_no_weights(error)]) from None
+    found = _calculated(
+        Samples(sampler, temperature, images.shape[1]),
+        images,
+        features,
+        input1_model_num_samples=samples,
+        isc=True,
+        prc=True,
+        kid_subset_size=min(KID_SUBSET, samples, len(images)),
+        cuda=device.type == "cuda",
+        batch_size=batch,
+    )
     if not math.isfinite(found["frechet_inception_distance"]):
         raise TrainingError("the features of samples, or of data, are not finite")
     return Fidelity(
-        features=INCEPTION if features is None else features[0],
+        features=name_of(features),
         samples=samples,
         temperature=temperature,
         solving=sampler.solving if isinstance(sampler, VelocitySampler) else None,
@@ -199,6 +182,57 @@ def measure_fidelity(
         precision=found["precision"],
         recall=found["recall"],
     )
+
+
+def measure_distances(
+    images: Tensor, others: Tensor, features: Features | None
+) -> tuple[float, float]:
+    """Fréchet's distance and the kernel distance between as many images (N, C, H, W) of bytes and
+    others, on the CPU. Raises what `measure_fidelity` raises."""
+    channels = images.shape[1] if features is not None else 3
+    first, second = (coloured(each, channels) for each in (images, others))
+    registry = torch_fidelity.registry.DATASETS_REGISTRY
+    registry.pop(_OTHERS, None)
+    torch_fidelity.register_dataset(_OTHERS, lambda root, download: Held(second))
+    found = _calculated(
+        _OTHERS, first, features, kid_subset_size=min(KID_SUBSET, len(images)), cuda=False
+    )
+    return found["frechet_inception_distance"], found["kernel_inception_distance_mean"]
+
+
+def name_of(features: Features | None) -> str:
+    """What features are called."""
+    return INCEPTION if features is None else features[0]
+
+
+def _calculated(
+    first: object, images: Tensor, features: Features | None, **asked: object
+) -> dict[str, float]:
+    """torch-fidelity's metrics of a first input beside images. Raises `SpecError`."""
+    registry = torch_fidelity.registry
+    registry.DATASETS_REGISTRY.pop(_TEST_SET, None)
+    torch_fidelity.register_dataset(_TEST_SET, lambda root, download: Held(images))
+    extractor = {}
+    if features is not None:
+        registry.FEATURE_EXTRACTORS_REGISTRY.pop(_NETWORK, None)
+        torch_fidelity.register_feature_extractor(_NETWORK, features[1])
+        extractor = {"feature_extractor": _NETWORK}
+    try:
+        found: dict[str, float] = torch_fidelity.calculate_metrics(
+            input1=first,
+            input2=_TEST_SET,
+            fid=True,
+            kid=True,
+            cache=False,  # its names know nothing of weights
+            save_cpu_ram=True,  # no processes that read
+            rng_seed=SEED,
+            verbose=False,
+            **asked,
+            **extractor,
+        )
+    except (URLError, OSError) as error:
+        raise SpecError([_no_weights(error)]) from None
+    return found
 
 
 def _no_weights(error: Exception) -> Diagnostic:

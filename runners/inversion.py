@@ -1,25 +1,26 @@
-"""Images through the first layers of a network and back by the derived inverse: what drift looks
-like."""
+"""Images through the layers of a stage and back by the derived inverse: what drift looks like."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from archspec.diagnostics import Diagnostic, SpecError
+from archspec.diagnostics import Diagnostic, SpecError, nearest
 from compiler.bijections import whole_input
-from compiler.body import entry_of
-from compiler.drift import Given, given_by
+from compiler.body import entry_of, reach
+from compiler.drift import given_by
 from compiler.network import Network
 from compiler.round_trips import ARITHMETICS, Arithmetic, read_back, round_trip, with_constants
 from compiler.stage import Stage
-from runners.pictures import write_grid
+from runners.as_data import AsData
+from runners.feature_names import measure_names
+from runners.pictures import as_bytes, write_grid
 
 SHOWN = 12
 """Images of the strip."""
@@ -28,13 +29,28 @@ AMPLIFIED = 10.0
 
 
 @dataclass(frozen=True)
+class Beside:
+    """That reconstructions are held against their originals by features."""
+
+    features: str
+    """What they are called."""
+    distances: Callable[[Tensor, Tensor], tuple[float, float]]
+    """Fréchet's and that of kernels, between images (N, C, H, W) of bytes and others."""
+
+
+@dataclass(frozen=True)
 class Trips:
     """Which round trips."""
 
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] = ()
     """After how many layers streams turn back; a quarter, half and all of them by default."""
     constant: tuple[str, tuple[float, ...]] | None = None
     """A constant of the stage with other values than its own, in turn."""
+    stage: str | None = None
+    """The first one by default."""
+    images: int = 64
+    """So many go through the layers and back."""
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,9 @@ class Row:
     """Of a pixel, from 0 to 1."""
     exact_pixels: float | None = None
     """The share of pixels that are of the same level."""
+    frechet_distance: float | None = None
+    """Between the images and what came back, by features; None where it was not asked for."""
+    kernel_distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,8 @@ class Inversion:
 
     stage: str
     images: int
+    features: str | None
+    """By which images are compared, where that was asked for."""
     rows: tuple[Row, ...]
 
 
@@ -73,25 +94,17 @@ class Strip:
     reconstructions: dict[str, Tensor]
 
 
-Unit = Callable[[Tensor], Tensor]
-
-
 @torch.no_grad()
-def invert_images(
-    network: Network, images: Tensor, prepare: Unit, levels: int, asked: Trips
-) -> tuple[Inversion, Strip]:
-    """Images (N, C, H, W) from 0 to 1, of so many `levels`, to the streams of the first stage,
-    through layers and back, and to images again, by first-order least squares where the stem has no
-    inverse. `prepare` makes of images what the network sees, by a scale and a shift. Raises
-    `SpecError` for a network whose first stage has no inverse, or does not start from its input,
-    and for constants that it has not.
+def invert_images(network: Network, data: AsData, asked: Trips) -> tuple[Inversion, Strip]:
+    """Images to the streams of a stage, through layers and back, and to images again: by
+    first-order least squares where what is before the stage has no inverse. Raises `SpecError` for
+    a stage that has no inverse, or does not start from its input, and for constants that it has
+    not; and what `Beside.distances` raises.
     """
     network = network.cpu().eval()
-    (stage, *_) = network.stages
+    stage = _chosen(network, asked.stage)
     _check(stage)
-    values = prepare(images)
-    given = given_by(network, values)[stage.plan.name]
-    reader = _Reader(network.stem, values, images, prepare, levels)
+    given = given_by(network, data.values, dict(data.side))[stage.plan.name]
     depths = asked.layers or _quarters(stage.plan.depth)
     if max(depths) > stage.plan.depth:
         message = f"stage `{stage.plan.name}` has {stage.plan.depth} layers, and not {max(depths)}"
@@ -100,24 +113,53 @@ def invert_images(
     for text, trial in _with_constants(stage, asked):
         for layers in depths:
             for arithmetic in ARITHMETICS:
-                row, back = _row(trial, given, layers, text, arithmetic, reader)
-                rows.append(row)
-                if back is not None and layers == max(depths):
+                found = round_trip(trial, given, layers, arithmetic)
+                if found is None or not math.isfinite(found.error):
+                    rows.append(Row(layers, text, arithmetic, None))
+                    continue
+                streams = [
+                    [values[name].double() for name in stage.facts.streams]
+                    for values in (found.before, found.back)
+                ]
+                before, back = (entry_of(stage.plan, each) for each in streams)
+                images = _read(network, stage.plan.name, data, back - before)
+                rows.append(_row(layers, text, arithmetic, found.error, data, images, asked.beside))
+                if layers == max(depths):
                     name = f"{text}, {arithmetic}" if text else arithmetic
-                    shown[name] = back[:SHOWN]
-    return Inversion(stage.plan.name, len(images), tuple(rows)), Strip(images[:SHOWN], shown)
+                    shown[name] = images[:SHOWN].float()
+    features = None if asked.beside is None else asked.beside.features
+    inversion = Inversion(stage.plan.name, len(data.images), features, tuple(rows))
+    return inversion, Strip(data.images[:SHOWN], shown)
+
+
+def _chosen(network: Network, name: str | None) -> Stage:
+    stages: dict[str, Stage] = {stage.plan.name: stage for stage in network.stages}
+    if name is not None and name not in stages:
+        message = f"{network.plan.name} has no stage `{name}`"
+        raise SpecError([Diagnostic("E604", message, None, nearest(name, stages))])
+    return stages[name or next(iter(stages))]
 
 
 def _check(stage: Stage) -> None:
     why = ""
     if not stage.plan.invertible:
-        why = f"its first stage, `{stage.plan.name}`, has no inverse"
+        why = f"its stage `{stage.plan.name}` has no inverse"
     elif whole_input(stage.plan) is None:
-        why = f"no streams of its first stage, `{stage.plan.name}`, are the input as it stands"
-    elif isinstance(stage.transition, nn.Sequential) and len(stage.transition):
-        why = f"its first stage, `{stage.plan.name}`, begins with a transition"
+        why = f"no streams of its stage `{stage.plan.name}` are the input as it stands"
     if why:
         raise SpecError([Diagnostic("E604", f"images do not come back from this network: {why}")])
+
+
+def _read(network: Network, stage: str, data: AsData, moved: Tensor) -> Tensor:
+    """The images (N, C, H, W) that a stage is entered with a change of, in float64."""
+    images, values = data.images.double(), data.values.double()
+    if not bool(moved.any()):
+        return images
+    wide = deepcopy(network).double().eval().set_backward("store")
+    side = {name: value.double() for name, value in data.side.items()}
+    change = read_back(lambda given: reach(wide, stage, given, **side), values, moved) - values
+    # Apart from what rounding the values to float32 has lost.
+    return images + (data.back(values + change) - data.back(values))
 
 
 def _quarters(depth: int) -> tuple[int, ...]:
@@ -135,56 +177,55 @@ def _with_constants(stage: Stage, asked: Trips) -> list[tuple[str, Stage]]:
 
 
 def _row(
-    stage: Stage, given: Given, layers: int, text: str, arithmetic: Arithmetic, reader: _Reader
-) -> tuple[Row, Tensor | None]:
-    found = round_trip(stage, given, layers, arithmetic)
-    if found is None or not math.isfinite(found.error):
-        return Row(layers, text, arithmetic, None), None
-    names = list(found.before)
-    before, back = (
-        entry_of(stage.plan, [values[name].double() for name in names])
-        for values in (found.before, found.back)
-    )
-    images = reader.image(back - before)
-    apart = (images - reader.images).abs()
+    layers: int,
+    constant: str,
+    arithmetic: Arithmetic,
+    error: float,
+    data: AsData,
+    images: Tensor,
+    beside: Beside | None,
+) -> Row:
+    apart = (images - data.images).abs()
     squares = float(apart.square().mean())
-    same = reader.level(images) == reader.level(reader.images.double())
-    return Row(
+    levels = data.levels - 1
+    same = (images * levels).round() == (data.images.double() * levels).round()
+    row = Row(
         layers,
-        text,
+        constant,
         arithmetic,
-        found.error,
+        error,
         -10 * math.log10(squares) if squares > 0 else None,
         float(apart.max()),
         float(same.double().mean()),
-    ), images.float()
+    )
+    if beside is None:
+        return row
+    frechet, kernel = beside.distances(as_bytes(data.images), as_bytes(images))
+    return replace(row, frechet_distance=frechet, kernel_distance=kernel)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Reads images from what reaches the first stage."""
+def header(found: Inversion) -> tuple[str, ...]:
+    """Of a table of its rows, behind their titles."""
+    _, frechet, kernel = measure_names(found.features or "")
+    distances = () if found.features is None else (frechet, kernel)
+    return ("layers", "streams", "PSNR, dB", "largest", "same level", *distances)
 
-    stem: nn.Module
-    values: Tensor
-    images: Tensor
-    prepare: Unit
-    levels: int
 
-    def image(self, moved: Tensor) -> Tensor:
-        """The images (N, C, H, W) whose streams are moved by so much, in float64."""
-        if not bool(moved.any()):
-            return self.images.double()
-        stem = deepcopy(self.stem).double().eval()
-        values = self.values.double()
-        change = read_back(stem, values, moved) - values
-        # The scale of what the network sees, by which errors are brought back to that of pixels.
-        zeros = torch.zeros_like(self.images[:1])
-        scale = (self.prepare(zeros + 1) - self.prepare(zeros)).double()
-        return self.images.double() + change / scale
-
-    def level(self, images: Tensor) -> Tensor:
-        """Images as whole levels."""
-        return (images * (self.levels - 1)).round()
+def cells(row: Row) -> tuple[str, ...]:
+    """The texts of a row, its title first."""
+    title = f"{row.constant}, {row.arithmetic}" if row.constant else row.arithmetic
+    if row.stream_error is None:
+        return (title, str(row.layers), "out of range", "", "", "")
+    distances = [each for each in (row.frechet_distance, row.kernel_distance) if each is not None]
+    return (
+        title,
+        str(row.layers),
+        f"{row.stream_error:.1e}",
+        "exact" if row.psnr is None else f"{row.psnr:.1f}",
+        f"{row.largest_error:.1e}",
+        f"{row.exact_pixels:.2%}",
+        *(f"{each:.3g}" for each in distances),
+    )
 
 
 def write_strip(strip: Strip, path: Path) -> None:

@@ -26,7 +26,8 @@ def as_bytes(images: Tensor) -> Tensor:
 def write_png(image: Tensor, path: Path) -> None:
     """Write an image (C, H, W) from 0 to 1, of one channel or three. Raises OSError."""
     pixels = as_bytes(image.cpu()).permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
+    found = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    found.save(path, "PNG")  # whatever the path ends in
 
 
 def write_grid(images: Tensor, path: Path, columns: int) -> None:

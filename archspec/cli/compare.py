@@ -90,6 +90,7 @@ def command(
 
     from runners.comparison.earlier import check_report
     from runners.comparison.fairness import check_same_test, check_same_training
+    from runners.comparison.inversions import inversions
     from runners.comparison.pages import findings, write_report
     from runners.comparison.report import report
     from runners.comparison.study import run_study
@@ -107,8 +108,10 @@ def command(
             arms, study.seeds, folder, device=device, quiet=quiet, tell=_silent if quiet else _tell
         )
     line = typed(sys.argv[1:])
-    found = report(study, against, measured, line)
-    page = write_report(found, folder)
+    back = inversions(measured, folder)
+    rows = {label: one.inversion for label, one in back.items()}
+    found = report(study, against, measured, line, rows)
+    page = write_report(found, folder, {label: one.strip for label, one in back.items()})
     for sentence in findings(found):
         click.echo(sentence, err=as_json)
     click.echo(f"the report is {page}", err=as_json)

@@ -92,8 +92,16 @@ def constant_values(
 @click.option(
     "--inversion",
     is_flag=True,
-    help="Send images through the first stage and back by its inverse, in float32, in bf16 and in "
-    "exact arithmetic.",
+    help="Send images through a stage and back by its inverse, in float32, in bf16 and in exact "
+    "arithmetic. With --fidelity, what comes back is held against the images.",
+)
+@click.option("--stage", help="With --inversion: which; the first one by default.")
+@click.option(
+    "--images",
+    type=click.IntRange(1, 10_000),
+    default=64,
+    show_default=True,
+    help="With --inversion: how many.",
 )
 @click.option(
     "--layers",
@@ -131,6 +139,8 @@ def command(
     temperature: float,
     solving: dict[str, Any],
     inversion: bool,
+    stage: str | None,
+    images: int,
     layers: tuple[int, ...] | None,
     constant: tuple[str, tuple[float, ...]] | None,
     output: Path | None,
@@ -145,28 +155,33 @@ def command(
     Nothing is written without --output.
     """
     import json
+    from functools import partial
 
     if not fidelity and (features, samples, temperature, solving) != (None, None, 1.0, {}):
         said = "--features, --samples, --temperature, --steps, --solver and --guidance"
         raise click.UsageError(f"{said} go with --fidelity")
-    if not inversion and (layers, constant) != (None, None):
-        raise click.UsageError("--layers and --constant go with --inversion")
+    if not inversion and (layers, constant, stage, images) != (None, None, None, 64):
+        raise click.UsageError("--layers, --constant, --stage and --images go with --inversion")
     from runners.evaluation import data_of, evaluate_run, subject_of
-    from runners.generation import sampler_of
+    from runners.fidelity import measure_distances, name_of
+    from runners.generation import makes_images, sampler_of
     from runners.generation_evaluation import Compared
-    from runners.inversion import Trips
+    from runners.inversion import Beside, Trips
 
     with told():
         trained = opened(run, weights, packages)
         if output is not None:  # before the work of measuring
             _refuse_others(output, subject_of(trained, data_of(trained, data), split))
             _make(output)
-        compared = None
+        compared = beside = None
         if fidelity:
+            extractor = _extractor(features, device, packages)
+            beside = Beside(name_of(extractor), partial(measure_distances, features=extractor))
+        if fidelity and (makes_images(trained) or not inversion):
             sampler = sampler_of(trained, device, solving_of(solving))
             refuse_unused(sampler, solving)
-            extractor = _extractor(features, device, packages)
             compared = Compared(sampler, samples, temperature, extractor)
+        trips = Trips(layers or (), constant, stage, images, beside)
         found = evaluate_run(
             trained,
             part=split,
@@ -174,7 +189,7 @@ def command(
             batch=batch,
             device=device,
             compared=compared,
-            trips=Trips(layers or (), constant) if inversion else None,
+            trips=trips if inversion else None,
         )
 
     if output is not None:  # before printing, which a closed pipe ends

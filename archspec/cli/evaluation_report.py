@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from runners.generation_evaluation import GenerationEvaluation
     from runners.inversion import Inversion
 
-INCEPTION = "Inception"
-"""The features that IS, FID and KID are named for."""
 MOST_CLASSES = 20
 """So many are told; of more, those that fare worst."""
 
@@ -73,18 +70,17 @@ def _values(found: Evaluation) -> Table:
 
 def _fidelity(found: GenerationEvaluation) -> Table:
     """Samples beside data, and a Gaussian's beside them."""
+    from runners.feature_names import measure_names
+
     rows = [("samples", found.fidelity), ("a Gaussian's", found.gaussian_fidelity)]
     shown = [(name, fidelity) for name, fidelity in rows if fidelity is not None]
     first = shown[0][1]
-    known = first.features == INCEPTION
-    by = f"[{Path(first.features).name}]"
-    names = ("IS", "FID", "KID") if known else (f"IS{by}", f"FD{by}", f"KD{by}")
     title = f"{first.samples:,} samples, temperature {first.temperature:g}"
     if first.solving is not None:
         title += f", {first.solving.steps} steps of {first.solving.solver}"
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column(title)
-    for name in (*names, "precision", "recall"):
+    for name in (*measure_names(first.features), "precision", "recall"):
         table.add_column(Text(name), justify="right")
     for name, fidelity in shown:
         table.add_row(
@@ -100,23 +96,14 @@ def _fidelity(found: GenerationEvaluation) -> Table:
 
 def _inversion(found: Inversion) -> Table:
     """What came back of images."""
+    from runners.inversion import cells, header
+
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column(f"{found.images} images through {found.stage} and back", no_wrap=True)
-    for name in ("layers", "streams", "PSNR, dB", "largest", "same level"):
-        table.add_column(name, justify="right")
+    for name in header(found):
+        table.add_column(Text(name), justify="right")
     for row in found.rows:
-        title = f"{row.constant}, {row.arithmetic}" if row.constant else row.arithmetic
-        if row.stream_error is None:
-            table.add_row(title, str(row.layers), "out of range", "", "", "")
-            continue
-        table.add_row(
-            title,
-            str(row.layers),
-            f"{row.stream_error:.1e}",
-            "exact" if row.psnr is None else f"{row.psnr:.1f}",
-            f"{row.largest_error:.1e}",
-            f"{row.exact_pixels:.2%}",
-        )
+        table.add_row(*cells(row))
     return table
 
 

@@ -72,11 +72,16 @@ class Arm:
     @property
     def folder(self) -> str:
         """A name for its runs that every file system takes."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.label).strip("-.")
+        return file_name(self.label)
 
     def seeded(self, seed: int) -> Loaded:
         """The spec with another seed."""
         return load(self.entrant.spec, (*self.settings, f"train.seed={seed}"), self.loaded.packages)
+
+
+def file_name(label: str) -> str:
+    """A label as every file system takes it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.")
 
 
 def parse_sweep(text: str) -> Sweep:

@@ -33,7 +33,7 @@ def check_report(arms: Sequence[Arm], seeds: int, baseline: Arm, folder: Path) -
 def _refuse_others(folder: Path) -> None:
     """A study is written into a folder of its own."""
     there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    own = re.compile(r"\..*|runs|report\..*|.*\.svg")
+    own = re.compile(r"\..*|runs|report\..*|.*\.svg|inversion_.*\.png")
     if strange := [name for name in there if not own.fullmatch(name)]:
         message = f"{folder} is no study and holds {strange[0]}"
         raise SpecError([Diagnostic("E604", message, None, "choose another folder with --output")])

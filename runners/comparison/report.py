@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from archspec.citations import family_of
@@ -22,6 +23,7 @@ from runners.comparison.statistics import (
     paired_difference,
 )
 from runners.comparison.study import Finished, Measured
+from runners.inversion import Inversion
 from runners.tasks import ACCURACY, METRICS, Metric
 
 SHARES = (0.8, 0.9, 0.95)
@@ -82,6 +84,8 @@ class Row:
     samples_per_second: float | None
     gpu_peak: int | None
     """Bytes that the GPU's allocator had given out at once; None where no GPU was used."""
+    inversion: Inversion | None = None
+    """Of the network trained with the first seed, where its first stage has an inverse."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,14 @@ class Report:
         return asdict(self)
 
 
-def report(study: Study, baseline: Arm, measured: Sequence[Measured], command: str) -> Report:
-    """Compare what has been run. `command` is how it was called."""
+def report(
+    study: Study,
+    baseline: Arm,
+    measured: Sequence[Measured],
+    command: str,
+    inversions: Mapping[str, Inversion] = MappingProxyType({}),
+) -> Report:
+    """Compare what has been run. `command` is how it was called; `inversions` are by label."""
     metric = _metric(measured)
     against = next(one for one in measured if one.arm == baseline)
     targets = study.targets or _targets(measured, metric)
@@ -122,7 +132,13 @@ def report(study: Study, baseline: Arm, measured: Sequence[Measured], command: s
         seeds=study.seeds,
         baseline=baseline.label,
         confidence=CONFIDENCE,
-        rows=tuple(_row(one, against, targets, metric, epochs) for one in measured),
+        rows=tuple(
+            replace(
+                _row(one, against, targets, metric, epochs),
+                inversion=inversions.get(one.arm.label),
+            )
+            for one in measured
+        ),
         machine=machine(runs),
         cautions=(*check_same_training([one.arm for one in measured]), *_of_machines(runs)),
         epochs=epochs,

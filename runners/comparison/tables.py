@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from runners.comparison.report import Report, Row
 from runners.comparison.statistics import Estimate
+from runners.inversion import cells, header
 from runners.tasks import METRICS
 
 MEBI = 2**20
@@ -25,7 +26,8 @@ class Table:
 
 def tables(report: Report) -> tuple[Table, ...]:
     """All tables of a report."""
-    return (_results(report), _speed(report), _costs(report), _networks(report))
+    told = (_results(report), _speed(report), _costs(report), _inversions(report))
+    return (*(table for table in told if table.rows), _networks(report))
 
 
 def _networks(report: Report) -> Table:
@@ -149,6 +151,23 @@ def _costs(report: Report) -> Table:
         ),
         "Memory is that of live tensors in a step of the recipe's batch, the most and the mean "
         "over operations; in training with weights, gradients and the optimizer's state.",
+    )
+
+
+def _inversions(report: Report) -> Table:
+    """Of the networks that have an inverse."""
+    found = [(row.label, row.inversion) for row in report.rows if row.inversion is not None]
+    names = header(found[0][1]) if found else ()
+    images = found[0][1].images if found else 0
+    return Table(
+        "There and back",
+        ("network", "stage", "arithmetic", *names),
+        tuple((label, one.stage, *cells(row)) for label, one in found for row in one.rows),
+        f"{images} test images through layers of the first stage, trained with the first seed, and "
+        "back by the derived inverse: the norm of the streams' error over their norm; and of the "
+        "images, from 0 to 1, the peak signal-to-noise ratio, the largest error, and the share of "
+        "pixels of the same level. Whatever a network was trained in, its weights are tried in "
+        "each arithmetic.",
     )
 
 

@@ -72,7 +72,7 @@ def test_the_report_needs_nothing_else(
     assert "Three &lt;networks&gt; &amp; two seeds" in page
     assert page.count("<svg") == 4
     links = re.findall(r"(?:src|href|url)\s*[=(]\s*['\"]?([^'\")\s>]+)", page)
-    assert [link for link in links if not link.startswith("#")] == []
+    assert [link for link in links if not link.startswith(("#", "data:image/png;base64,"))] == []
     assert "<script" not in page
     assert "@import" not in page
     names = re.findall(r'\bid="([^"]+)"', page)
@@ -80,8 +80,28 @@ def test_the_report_needs_nothing_else(
     used = set(re.findall(r"url\(#([^)]+)\)", page)) | set(re.findall(r'href="#([^"]+)"', page))
     assert shared & used == set()  # else one plot would be cut by another's outline
     text = (folder / "out" / "report.md").read_text(encoding="utf-8")
-    for plot in re.findall(r"\]\((.+\.svg)\)", text):
+    plots = re.findall(r"\]\((.+\.(?:svg|png))\)", text)
+    assert len(plots) == 6
+    for plot in plots:
         assert (folder / "out" / plot).is_file()
+
+
+def test_what_inverses_give_back_is_shown(
+    done: subprocess.CompletedProcess[str], folder: Path
+) -> None:
+    """Of the networks that have one, in a table and in pictures."""
+    rows = {row["label"]: row["inversion"] for row in json.loads(done.stdout)["rows"]}
+    assert rows.pop("vit_digits") is None
+    for inversion in rows.values():
+        assert {row["arithmetic"] for row in inversion["rows"]} == {"float32", "bf16", "exact"}
+        assert max(row["layers"] for row in inversion["rows"]) == 6
+        for row in inversion["rows"]:
+            if row["arithmetic"] == "exact":
+                assert row["largest_error"] == 0
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<h2>There and back: ") == page.count("<img ") == 2
+    for label in rows:
+        assert (folder / "out" / f"inversion_{label}.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")

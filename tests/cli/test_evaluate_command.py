@@ -161,8 +161,13 @@ def test_every_key_is_in_the_documentation(invoked, run, here) -> None:
         for cell in re.findall(r"^\| (`.+?) \|", tables, re.MULTILINE)
         for key in re.findall(r"`(\w+)`", cell)
     }
-    densities = {*flow, *flow["density"], *flow["inversion"]}
-    assert keys == {*found, *code, *densities, *classes, *classes["bins"][0]}
+    finished_run("flow_matching", here / "velocities")
+    asked = ("--fidelity", "--features", "run", "--steps", "1", "--samples", "20")
+    velocities = json.loads(invoked("evaluate", "velocities", *asked, "--json").stdout)
+    fidelity = velocities["generation"]["fidelity"]
+    images = {*velocities["generation"], *fidelity, *fidelity["solving"]}
+    back = {*flow, *flow["inversion"], *flow["inversion"]["rows"][0]}
+    assert keys == {*found, *code, *velocities, *images, *back, *classes, *classes["bins"][0]}
 
 
 def test_a_sparse_code_has_no_classes(invoked, here) -> None:
@@ -238,6 +243,42 @@ def test_images_there_and_back(invoked, run: Path) -> None:
     assert json.loads(Path("out", "evaluation.json").read_text())["inversion"]["rows"] == rows
 
 
+def test_what_comes_back_is_held_against_the_images(invoked, run: Path) -> None:
+    """By the features of a classifier, which may be the network itself."""
+    asked = ("--inversion", "--layers", "2", "--fidelity", "--features", "run", "--images", "100")
+    done = invoked("evaluate", "run", *asked, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "100 images through trunk and back" in done.stderr
+    assert "FD[run]" in done.stderr
+    found = json.loads(done.stdout)["inversion"]
+    assert (found["features"], found["images"]) == ("run", 100)
+    by = {row["arithmetic"]: row for row in found["rows"]}
+    assert abs(by["exact"]["frechet_distance"]) < 1e-5
+    assert by["bf16"]["frechet_distance"] > by["exact"]["frechet_distance"]
+
+
+def test_any_stage_is_inverted(invoked, here: Path) -> None:
+    """Behind a transition that has no inverse too."""
+    finished_run("convolution", here / "run")
+    done = invoked("evaluate", "run", "--inversion", "--stage", "coarse", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["inversion"]
+    assert found["stage"] == "coarse"
+    by = {row["arithmetic"]: row for row in found["rows"]}
+    assert 0 < by["float32"]["largest_error"] < 1e-4
+    assert by["exact"]["largest_error"] == 0
+
+
+@pytest.mark.parametrize("kind", ["density", "flow_matching"])
+def test_networks_that_make_images_are_inverted(kind: str, invoked, here: Path) -> None:
+    finished_run(kind, here / "run", "train.epochs=1")
+    found = json.loads(invoked("evaluate", "run", "--inversion", "--json").stdout)["inversion"]
+    for row in found["rows"]:
+        assert (
+            row["largest_error"] < {"float32": 1e-4, "bf16": 0.5, "exact": 1e-12}[row["arithmetic"]]
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -247,6 +288,9 @@ def test_images_there_and_back(invoked, run: Path) -> None:
         (("--inversion", "--constant", "gamma=0"), "of numbers that are not 0"),
         (("--inversion", "--constant", "beta=1"), "`beta` is no constant of stage `trunk`"),
         (("--inversion", "--layers", "99"), "stage `trunk` has 2 layers"),
+        (("--inversion", "--stage", "trunc"), "has no stage `trunc`"),
+        (("--stage", "trunk"), "go with --inversion"),
+        (("--images", "2"), "go with --inversion"),
     ],
 )
 def test_mistakes_of_inversion(
