@@ -35,6 +35,18 @@ class Task(Kind):
 class Generative(Task):
     """To make data like those that it is trained on."""
 
+    classes: int | None = Field(None, ge=2, le=2**20)
+    """With it, there is the side input `label`, of so many features: zeros with a one at the class
+    of the sample, or none where it is not said."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {} if self.classes is None else {"classes": self.classes}
+
+    @property
+    def side(self) -> Mapping[str, Shape]:
+        return {} if self.classes is None else {"label": Features(self.classes)}
+
 
 class Classify(Task):
     """One of `classes` labels for each sample."""
@@ -97,9 +109,6 @@ class FlowMatching(Generative):
 
     kind: Literal["flow_matching"] = "flow_matching"
     shorthand: ClassVar[str] = "classes"
-    classes: int | None = Field(None, ge=2, le=2**20)
-    """With it, there is the side input `label` too, of so many features: zeros with a one at the
-    class of the sample, or none where it is not said."""
     unlabelled: float = Field(0.1, ge=0, le=1)
     """The share of training samples whose class is not said (Ho and Salimans 2022)."""
     times: Literal["uniform", "logit_normal"] = "uniform"
@@ -110,13 +119,8 @@ class FlowMatching(Generative):
         return input
 
     @property
-    def sizes(self) -> Mapping[str, int]:
-        return {} if self.classes is None else {"classes": self.classes}
-
-    @property
     def side(self) -> Mapping[str, Shape]:
-        label = {} if self.classes is None else {"label": Features(self.classes)}
-        return {"time": Features(1), **label}
+        return {"time": Features(1), **super().side}
 
 
 AnyTask = Classify | SparseCode | Density | FlowMatching

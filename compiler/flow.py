@@ -157,14 +157,14 @@ class Flow(Network):
         return [prior for prior in self.priors if isinstance(prior, Prior)]
 
     @torch.no_grad()
-    def initialise(self, value: Tensor) -> None:
+    def initialise(self, value: Tensor, **side: Tensor) -> None:
         """Let every actnorm start as what gives its channels mean 0 and variance 1 for these data
-        (B, …), one after another (Kingma and Dhariwal 2018, section 3.1)."""
+        (B, …) and side inputs, one after another (Kingma and Dhariwal 2018, section 3.1)."""
         with ExitStack() as stack:
             for module in self.modules():
                 if isinstance(module, ActNorm):
                     stack.callback(module.register_forward_pre_hook(_standardise).remove)
-            self.encode(value)
+            self.encode(value, NOTHING, **side)
 
 
 def _standardise(module: nn.Module, given: Any) -> None:

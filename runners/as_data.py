@@ -14,7 +14,8 @@ from archspec.loading import Loaded
 from archspec.training import Density, FlowMatching
 from runners.data import Split, read
 from runners.density import levels_of
-from runners.flow_matching import labelled, shown
+from runners.flow_matching import shown
+from runners.labels import label_of
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,11 @@ def as_data(loaded: Loaded, split: Split, count: int) -> AsData:
         raise SpecError([Diagnostic("E604", message, loaded.tree.where(("data",)))])
     images, labels = _first(split, count)
     if isinstance(task, Density):
-        levels = levels_of(loaded)
+        levels, side = levels_of(loaded), label_of(labels, task.classes)
         values, _ = levels.values(images, torch.tensor(0.5))
-        return AsData(images, entry.levels, values, {}, levels.middles)
+        return AsData(images, entry.levels, values, side, levels.middles)
     if isinstance(task, FlowMatching):
-        side = {"time": torch.ones(len(images), 1)}
-        if task.classes is not None:
-            side["label"] = labelled(labels, task.classes)
+        side = {"time": torch.ones(len(images), 1), **label_of(labels, task.classes)}
         return AsData(images, entry.levels, shown(images), side, lambda values: (values + 1) / 2)
 
     def prepare(given: Tensor) -> Tensor:

@@ -146,7 +146,8 @@ def _check(loaded: Loaded, kind: str, sizes: tuple[int, ...] | None, classes: in
         found = spec.task.sizes.get("classes", f"is {spec.task.kind}")
         message = f"{kind} has {classes} classes, and the task {found}"
         kind = spec.task.kind if isinstance(spec.task, Generative) else "classify"
-        help = f"write `task: {{{kind}: {classes}}}`, or --set task.{kind}.classes={classes}"
+        written = f"{{{kind}: {{classes: {classes}}}}}"
+        help = f"write `task: {written}`, or --set task.{kind}.classes={classes}"
         errors.append(Diagnostic("E602", message, where(("task",)), help))
     if errors:
         raise SpecError(errors)

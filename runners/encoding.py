@@ -15,6 +15,7 @@ from runners.augment import plain_image
 from runners.density import bits_per_dimension, levels_of
 from runners.devices import find_device
 from runners.generation import check_images
+from runners.labels import NO_LABEL, label_of
 from runners.samples import FileImages, ImageDecoder
 from runners.trained import Trained
 
@@ -34,17 +35,19 @@ class Inverted:
 
 
 @torch.no_grad()
-def there_and_back(trained: Trained, images: Tensor, device: str) -> Inverted:
-    """Images (N, C, H, W) from 0 to 1 through the density of a run, and back by its inverse. They
-    are taken in the middle of their levels, without noise. Raises what `flow_of` raises, and
-    `SpecError` for a device that is not there."""
+def there_and_back(trained: Trained, images: Tensor, label: int | None, device: str) -> Inverted:
+    """Images (N, C, H, W) from 0 to 1, all of one class, through the density of a run, and back by
+    its inverse. They are taken in the middle of their levels, without noise. Raises what `flow_of`
+    raises, and `SpecError` for a device that is not there."""
     flow, levels, chosen = flow_of(trained), levels_of(trained.loaded), find_device(device)
     flow = flow.to(chosen)
     values, change = levels.values(images.to(chosen), torch.tensor(0.5))
+    labels = torch.full((len(images),), NO_LABEL if label is None else label, device=chosen)
+    side = label_of(labels, classes_of(trained))
     kept = flow.informations()
-    encoded = flow.encode(values, kept)
-    back = flow.decode(encoded.latents, kept)
-    bits = bits_per_dimension(flow(values) + change, images[0].numel())
+    encoded = flow.encode(values, kept, **side)
+    back = flow.decode(encoded.latents, kept, **side)
+    bits = bits_per_dimension(flow(values, **side) + change, images[0].numel())
     return Inverted(
         tuple(latent.cpu() for latent in encoded.latents),
         levels.images(back).cpu(),
@@ -63,6 +66,11 @@ def flow_of(trained: Trained) -> Flow:
         raise SpecError([Diagnostic("E604", message, None, help)])
     check_images(trained)
     return trained.model
+
+
+def classes_of(trained: Trained) -> int:
+    """How many the density of a run tells apart; 0 where it knows none."""
+    return trained.loaded.spec.task.sizes.get("classes", 0)
 
 
 def read_images(trained: Trained, paths: Sequence[Path]) -> Tensor:

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """Of values (B, …) at times (B, 1), of the shape of the values."""
 Step = Callable[[Velocity, Tensor, Tensor, float], Tensor]
-NO_LABEL = -1
-"""Of a sample whose class is not said."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,6 @@ def shown(images: Tensor) -> Tensor:
 def images_of(values: Tensor, levels: int) -> Tensor:
     """Values (B, …) → the nearest images of so many levels, from 0 to 1."""
     return ((values + 1) / 2 * (levels - 1)).round().clamp(0, levels - 1) / (levels - 1)
-
-
-def labelled(labels: Tensor, classes: int) -> Tensor:
-    """Labels (B) as vectors (B, classes) of zeros with a one; `NO_LABEL` has none."""
-    known = F.one_hot(labels.clamp(min=0), classes)
-    return known.float() * (labels != NO_LABEL).float()[:, None]
 
 
 def guided(velocity: Velocity, anyone: Velocity, guidance: float) -> Velocity:

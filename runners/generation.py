@@ -16,7 +16,8 @@ from compiler.network import Network
 from runners.density import Gaussian, Levels, levels_of
 from runners.devices import find_device
 from runners.errors import TrainingError
-from runners.flow_matching import NO_LABEL, SOLVERS, Velocity, arrive, guided, images_of, labelled
+from runners.flow_matching import SOLVERS, Velocity, arrive, guided, images_of
+from runners.labels import NO_LABEL, label_of
 from runners.trained import Trained
 
 NOT_FINITE = "the network gives samples that are not finite"
@@ -55,15 +56,16 @@ class FlowSampler:
 
     flow: Flow
     levels: Levels
-    classes: int = 0
+    classes: int
 
     @property
     def sizes(self) -> tuple[int, ...]:
         return self.flow.input
 
     def images(self, noise: Tensor, labels: Tensor) -> Tensor:
-        weight = next(self.flow.parameters())
-        return self.levels.images(_finite(self.flow.from_noise(noise.to(weight).flatten(1))))
+        noise = noise.to(next(self.flow.parameters())).flatten(1)
+        side = label_of(labels.to(noise.device), self.classes)
+        return self.levels.images(_finite(self.flow.from_noise(noise, **side)))
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class VelocitySampler:
         return images_of(_finite(found), self.levels.count)
 
     def _towards(self, labels: Tensor) -> Velocity:
-        side = {"label": labelled(labels, self.classes)} if self.classes else {}
+        side = label_of(labels, self.classes)
 
         def velocity(values: Tensor, time: Tensor) -> Tensor:
             found: Tensor = self.network(values, time=time, **side)
@@ -134,10 +136,11 @@ def sampler_of(trained: Trained, device: str, solving: Solving = Solving()) -> S
         raise SpecError([Diagnostic("E604", message, None, f"{help}rev_dit_digits")])
     check_images(trained)
     chosen, levels = find_device(device), levels_of(trained.loaded)
+    classes = spec.task.sizes.get("classes", 0)
     if isinstance(model, Flow):
-        return FlowSampler(model.to(chosen), levels)
+        return FlowSampler(model.to(chosen), levels, classes)
     assert isinstance(model, Network)
-    return VelocitySampler(model.to(chosen), levels, spec.task.sizes.get("classes", 0), solving)
+    return VelocitySampler(model.to(chosen), levels, classes, solving)
 
 
 def check_images(trained: Trained) -> None:

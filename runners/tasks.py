@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
-from archspec.training import Classify, FlowMatching, SparseCode
+from archspec.training import Classify, Density, FlowMatching, SparseCode
 from compiler.flow import Flow
 from runners.density import Levels, bits_per_dimension, levels_of
-from runners.flow_matching import NO_LABEL, OnTheWay, labelled, on_the_way, shown
+from runners.flow_matching import OnTheWay, on_the_way, shown
+from runners.labels import NO_LABEL, label_of
 from runners.lasso import Lasso, start_at_ista
 from runners.sparse_codes import open_lasso
 
@@ -153,28 +154,30 @@ class SparseCoding:
 
 @dataclass(frozen=True)
 class DensityEstimation:
-    """Bits per dimension of images, whose targets are not looked at. The noise of dequantisation is
-    new in every step of training, and the same in every evaluation."""
+    """Bits per dimension of images, given their classes where there are any. The noise of
+    dequantisation is new in every step of training, and the same in every evaluation."""
 
     levels: Levels
+    classes: int | None = None
     metric: Metric = BITS
 
     def start(self, model: nn.Module, look: Look) -> None:
         """Actnorm starts by the data."""
-        images, _ = look()
+        images, labels = look()
         values, _ = self.levels.values(images, torch.rand_like(images))
         assert isinstance(model, Flow)
-        model.initialise(values)
+        model.initialise(values, **label_of(labels, self.classes))
 
     def in_training(self, model: Model, batch: Batch) -> Outcome:
-        images, _ = batch
-        return self._told(model, self.levels.values(images, torch.rand_like(images)))
+        images, labels = batch
+        given = self.levels.values(images, torch.rand_like(images))
+        return self._told(model, given, label_of(labels, self.classes))
 
     def in_evaluation(self, model: Model, batch: Batch) -> Outcome:
-        return self._told(model, self._values(batch))
+        return self._told(model, self._values(batch), label_of(batch[1], self.classes))
 
     def seen(self, batch: Batch) -> Seen:
-        return self._values(batch)[0], {}
+        return self._values(batch)[0], label_of(batch[1], self.classes)
 
     def _values(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, _ = batch
@@ -182,9 +185,11 @@ class DensityEstimation:
         noise = torch.rand(images.shape, generator=source, device=images.device)
         return self.levels.values(images, noise)
 
-    def _told(self, model: Model, given: tuple[Tensor, Tensor]) -> Outcome:
+    def _told(
+        self, model: Model, given: tuple[Tensor, Tensor], label: Mapping[str, Tensor]
+    ) -> Outcome:
         values, change = given
-        bits = bits_per_dimension(model(values) + change, values[0].numel())
+        bits = bits_per_dimension(model(values, **label) + change, values[0].numel())
         return Outcome(bits.mean(), bits.detach().sum())
 
 
@@ -222,9 +227,7 @@ class VelocityMatching:
         return on_the_way(shown(images), noise, times)
 
     def _side(self, way: OnTheWay, labels: Tensor) -> dict[str, Tensor]:
-        classes = self.settings.classes
-        label = {} if classes is None else {"label": labelled(labels, classes)}
-        return {"time": way.time, **label}
+        return {"time": way.time, **label_of(labels, self.settings.classes)}
 
     def _told(self, model: Model, way: OnTheWay, labels: Tensor) -> Outcome:
         found = model(way.values, **self._side(way, labels))
@@ -253,4 +256,5 @@ def open_task(loaded: Loaded) -> Task:
     levels = levels_of(loaded)
     if isinstance(loaded.spec.task, FlowMatching):
         return VelocityMatching(loaded.spec.task)
-    return DensityEstimation(levels)
+    assert isinstance(loaded.spec.task, Density)
+    return DensityEstimation(levels, loaded.spec.task.classes)

@@ -10,7 +10,7 @@ import click
 from archspec.cli.options import allow_modules
 from archspec.cli.runs import Refused, opened, run_argument, told
 from archspec.cli.runs import weights as weights_option
-from archspec.cli.sample import refuse_what_is_there
+from archspec.cli.sample import check_label, refuse_what_is_there
 from archspec.cli.training import device as device_option
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ SHOWN = 12
 @click.command("invert")
 @run_argument
 @click.argument("images", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
+@click.option(
+    "--label",
+    type=click.IntRange(min=0),
+    help="Of a density that knows classes: that of the images, from 0.",
+)
 @weights_option
 @device_option
 @click.option(
@@ -42,6 +47,7 @@ SHOWN = 12
 def command(
     run: Path,
     images: tuple[Path, ...],
+    label: int | None,
     weights: Which,
     device: str,
     output: Path | None,
@@ -54,16 +60,19 @@ def command(
     in runs; IMAGES are files, and folders of files. Each image is told by its bits per dimension,
     and by how far it comes back from what it was.
     """
-    from runners.encoding import flow_of, read_images, there_and_back
+    from runners.encoding import classes_of, flow_of, read_images, there_and_back
 
     paths = _files(images)
     with told():
         trained = opened(run, weights, packages)
         flow_of(trained)  # or why there is none
+        check_label(label, classes_of(trained))
+        if label is None and classes_of(trained):
+            raise Refused("this density is of images given their class: --label says it")
         folder = output or trained.folder.path / "inverted"
         refuse_what_is_there(folder, force)
         given = read_images(trained, paths)
-        found = there_and_back(trained, given, device)
+        found = there_and_back(trained, given, label, device)
     _write(given, found, folder)
     for path, bits in list(zip(paths, found.bits.tolist(), strict=True))[:SHOWN]:
         click.echo(f"{bits:8.4f} bits per dimension  {path}")

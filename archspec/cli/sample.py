@@ -17,7 +17,6 @@ from archspec.cli.training import device as device_option
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from runners.generation import Sampler
     from runners.trained import Which
 
 GRID = 100
@@ -85,19 +84,20 @@ def command(
         trained = opened(run, weights, packages)
         sampler = sampler_of(trained, device, solving_of(solving))
         refuse_unused(sampler, solving)
-        _check_label(label, sampler)
+        check_label(label, sampler.classes)
         folder = output or trained.folder.path / "samples"
         refuse_what_is_there(folder, force)
         images = draw(sampler, count, temperature, seed, batch, label)
     _write(images, folder)
 
 
-def _check_label(label: int | None, sampler: Sampler) -> None:
-    if label is None or label < sampler.classes:
+def check_label(label: int | None, classes: int) -> None:
+    """Raises `Refused` for a class that a network does not know."""
+    if label is None or label < classes:
         return
-    if not sampler.classes:
-        raise Refused("--label goes with classes: `task: {flow_matching: 10}`")
-    raise Refused(f"there is no class {label}: they are numbered from 0 to {sampler.classes - 1}")
+    if not classes:
+        raise Refused("--label goes with classes: `task: {flow_matching: {classes: 10}}`")
+    raise Refused(f"there is no class {label}: they are numbered from 0 to {classes - 1}")
 
 
 def refuse_what_is_there(folder: Path, force: bool) -> None:

@@ -60,4 +60,4 @@ def refuse_unused(sampler: Sampler, given: dict[str, Any]) -> None:
     if given and not isinstance(sampler, VelocitySampler):
         raise Refused(f"--{next(iter(given))} goes with `task: flow_matching`")
     if "guidance" in given and not sampler.classes:
-        raise Refused("--guidance goes with classes: `task: {flow_matching: 10}`")
+        raise Refused("--guidance goes with classes: `task: {flow_matching: {classes: 10}}`")

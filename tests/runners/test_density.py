@@ -14,10 +14,12 @@ from torch.distributions import MultivariateNormal
 
 from archspec.diagnostics import SpecError
 from archspec.loading import load
-from runners.data import open_data
+from runners.data import in_order, open_data, read
 from runners.density import Levels, bits_per_dimension, fitted_gaussian
+from runners.encoding import there_and_back
 from runners.evaluation import evaluate_run
 from runners.export import FORMATS, ExportError
+from runners.generation import draw, sampler_of
 from runners.generation_evaluation import all_images, gaussian_bits, gaussian_of
 from runners.tasks import open_task
 from runners.train import train
@@ -86,6 +88,44 @@ def test_a_short_run_is_better_than_a_gaussian(tmp_path: Path) -> None:
     assert found.generation is not None
     assert found.generation.gaussian_bits == pytest.approx(bits)
     assert json.loads(json.dumps(found.as_json()))["generation"]["fidelity"] is None
+
+
+def test_a_density_given_classes(tmp_path: Path) -> None:
+    """An image is likelier by its own class than by another; samples are of what is asked for."""
+    program = [
+        "f := F(x2, label)",
+        "x1 = exp(tanh(S(f)))*x1 + T(f)",
+        "g := G(x1, label)",
+        "x2 = exp(tanh(U(g)))*x2 + V(g)",
+    ]
+    hidden = "[concat, linear: 64, relu]"
+    settings = [
+        "task.density.classes=10",
+        "side={label: {features: [10]}}",
+        f"stages.trunk.functions.F={hidden}",
+        f"stages.trunk.functions.G={hidden}",
+        f"stages.trunk.update={json.dumps(program)}",
+        "stages.trunk.depth=4",
+        "train.epochs=12",
+    ]
+    loaded = load("realnvp_digits", settings)
+    result = train(loaded, tmp_path / "run", device="cpu", quiet=True)
+    trained = open_trained(tmp_path / "run")
+    assert evaluate_run(trained, device="cpu").score.measured == result.test_metric
+    assert loaded.spec.data is not None
+    data, task = open_data(loaded, loaded.spec.data, 0), open_task(loaded)
+    images, labels = next(read(data.test, in_order(data.test, 100), torch.device("cpu")))
+    own, others = (
+        float(task.in_evaluation(trained.model, (images, each)).loss.detach())
+        for each in (labels, (labels + 1) % 10)
+    )
+    assert own < others - 0.02
+    sampler = sampler_of(trained, "cpu")
+    assert sampler.classes == 10
+    asked = [draw(sampler, 4, 1.0, 0, 4, label) for label in (1, 2)]
+    assert not torch.equal(*asked)
+    back = there_and_back(trained, asked[0], 1, "cpu")
+    assert torch.equal(back.images, asked[0])
 
 
 def test_data_are_not_normalised() -> None:

@@ -18,17 +18,16 @@ from archspec.training import FlowMatching
 from compiler.network import Network
 from runners.evaluation import evaluate_run
 from runners.flow_matching import (
-    NO_LABEL,
     SOLVERS,
     Velocity,
     arrive,
     guided,
     images_of,
-    labelled,
     on_the_way,
     shown,
 )
 from runners.generation import Solving, VelocitySampler, draw, sampler_of
+from runners.labels import NO_LABEL, label_of
 from runners.tasks import VelocityMatching
 from runners.train import build_model, train
 from runners.trained import open_trained
@@ -96,8 +95,9 @@ def test_images_come_back_from_what_the_network_sees(levels: int) -> None:
 
 
 def test_labels_are_one_or_none() -> None:
-    found = labelled(torch.tensor([2, NO_LABEL, 0]), 3)
+    found = label_of(torch.tensor([2, NO_LABEL, 0]), 3)["label"]
     assert found.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+    assert label_of(torch.tensor([2]), None) == {}
 
 
 def test_guidance_goes_past_what_a_class_says() -> None:
@@ -224,4 +224,4 @@ def test_classes_are_those_of_the_data(tmp_path: Path) -> None:
     settings = ("task.flow_matching.classes=7", "side.label={features: [7]}")
     with pytest.raises(SpecError, match="digits has 10 classes, and the task 7") as refused:
         train(spec_of("flow_matching", *settings), tmp_path / "run", device="cpu", quiet=True)
-    assert "flow_matching: 10" in str(refused.value)
+    assert "flow_matching: {classes: 10}" in str(refused.value)

@@ -49,7 +49,7 @@ where it is: --set data.cifar10.root=FOLDER""",
 spec.yaml:11:1: error[E602] digits has 10 classes, and the task 7
     11 | task: {classify: 7}
        | ^^^^
-  help: write `task: {classify: 10}`, or --set task.classify.classes=10""",
+  help: write `task: {classify: {classes: 10}}`, or --set task.classify.classes=10""",
     ),
     "a crop past the image": (
         "data: digits",
