@@ -128,20 +128,25 @@ def test_given_again_it_runs_nothing(done: subprocess.CompletedProcess[str], fol
     assert "An interval of two seeds is very wide" in (folder / "out" / "report.md").read_text()
 
 
-def test_less_does_not_replace_the_report(
-    done: subprocess.CompletedProcess[str], folder: Path
-) -> None:
+@pytest.fixture
+def refused_here(  # type: ignore[no-untyped-def]
+    done: subprocess.CompletedProcess[str], folder: Path, invoked, monkeypatch: pytest.MonkeyPatch
+):
+    """The study given again with other options, in this process."""
+    monkeypatch.chdir(folder)
+    return lambda *options: invoked("compare", "study.yaml", "--output", "out", *options)
+
+
+def test_less_does_not_replace_the_report(refused_here, folder: Path) -> None:  # type: ignore[no-untyped-def]
     page = (folder / "out" / "report.html").read_bytes()
-    refused = compare(folder, "--seeds", "1", "--baseline", "vit_digits")
+    refused = refused_here("--seeds", "1", "--baseline", "vit_digits")
     assert refused.returncode == 2
     assert "would not: 2 seeds, the baseline rev_vit_digits" in refused.stderr
     assert (folder / "out" / "report.html").read_bytes() == page
 
 
-def test_another_setting_is_another_study(
-    done: subprocess.CompletedProcess[str], folder: Path
-) -> None:
-    refused = compare(folder, "--set", "train.epochs=2")
+def test_another_setting_is_another_study(refused_here) -> None:  # type: ignore[no-untyped-def]
+    refused = refused_here("--set", "train.epochs=2")
     assert refused.returncode == 2
     assert "holds the run of another spec" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -162,10 +167,10 @@ def test_another_setting_is_another_study(
         (["rev_vit_digits", "rev_vit_digits"], "would both be called rev_vit_digits"),
     ],
 )
-def test_mistakes(arguments: list[str], said: str, archspec) -> None:  # type: ignore[no-untyped-def]
+def test_mistakes(arguments: list[str], said: str, invoked) -> None:  # type: ignore[no-untyped-def]
     studies = Path(__file__).parents[2] / "specs" / "studies"
     arguments = [str(studies / a) if a.endswith(".yaml") else a for a in arguments]
-    done = archspec("compare", *arguments)
+    done = invoked("compare", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import slow_training
 import torch
+from finished_runs import spec_of
 from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.api import CheckpointException
@@ -102,10 +103,10 @@ def assert_as_one(one: Path, other: Path) -> None:
         assert list(weights) == list(expected)
         for key, value in expected.items():
             torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5)
+    metric = json.loads((other / "result.json").read_text())["metric"]
     for mine, theirs in zip(lines(one), lines(other), strict=True):
-        for key in ("train_loss", "validation_loss", "validation_accuracy", "learning_rate"):
+        for key in ("train_loss", "validation_loss", f"validation_{metric}", "learning_rate"):
             assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
-    assert (other / "result.json").is_file()
 
 
 def assert_two_give_what_one_gives(spec: Path, folder: Path, parallel: str) -> None:
@@ -121,6 +122,16 @@ def assert_two_give_what_one_gives(spec: Path, folder: Path, parallel: str) -> N
 def test_two_processes_that_share_weights_give_those_of_one(tiny: Tiny, tmp_path: Path) -> None:
     spec = written(tiny(*PLAIN, stages=MOMENTUM), tmp_path / "tiny.yaml")
     assert_two_give_what_one_gives(spec, tmp_path, "fsdp2")
+
+
+@pytest.mark.parametrize("kind", ["density", "flow_matching"])
+def test_networks_that_make_images_share_weights(kind: str, tmp_path: Path) -> None:
+    """Each process draws noise of its own, so that two are held against two."""
+    settings = ("train.epochs=1", "train.ema=null", *PLAIN[2:], "train.learning_rate=0.01")
+    spec = written(spec_of(kind, *settings), tmp_path / "spec.yaml")
+    for parallel in ("ddp", "fsdp2"):
+        together(spec, tmp_path / parallel, f"train.parallel={parallel}")
+    assert_as_one(tmp_path / "ddp", tmp_path / "fsdp2")
 
 
 def image_files(root: Path, damaged: int) -> None:
