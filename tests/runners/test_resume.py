@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from finished_runs import spec_of
 from same_run import assert_same_run, comparable, records
 
 from archspec.diagnostics import SpecError
@@ -316,6 +317,28 @@ def test_long_epochs_are_saved_on_the_way(
     content = torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)
     assert (content["standing"]["epochs"], content["standing"]["steps"]) == (1, 9)
     assert comparable(train(tiny(), tmp_path / "stopped", quiet=True)) == comparable(whole)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["density", "flow_matching"])
+def test_noise_goes_on_where_it_was(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What training draws beside the data is that of an uninterrupted run."""
+    loaded = spec_of(kind)
+    train(loaded, tmp_path / "whole", device="cpu", quiet=True)
+    steps, step = iter(range(20)), loop.take_step
+
+    def signalled(*arguments: Any) -> Any:
+        if next(steps, None) is None:
+            signal.raise_signal(signal.SIGINT)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "take_step", signalled)
+        with pytest.raises(TrainingStopped):
+            train(loaded, tmp_path / "stopped", device="cpu", quiet=True)
+    train(loaded, tmp_path / "stopped", device="cpu", quiet=True)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
