@@ -5,13 +5,33 @@ Torch is not known here.
 
 from __future__ import annotations
 
-from archspec.expressions import Call, Expression, Name
+from archspec.expressions import LOG_DETERMINANT, Call, Expression, Name
 from archspec.layers import Flatten, SqueezeLayer, UnsqueezeLayer
+from archspec.maps import ActNorm, InvertibleLinear
+from archspec.shapes import channel_dimension, elements
+from compiler.facts import Parts
 from compiler.plan import StagePlan
 from compiler.shapes import chunk_numbers
 
 INVERTIBLE_LAYERS = (Flatten, SqueezeLayer, UnsqueezeLayer)
 INPUT = Name("input")
+
+
+def parts_of(plan: StagePlan) -> Parts:
+    """How the streams of a stage are its input and its output."""
+    names = [stream.name for stream in plan.streams]
+    channels = {n: shape.channels for n, shape in zip(names, plan.final, strict=True)}
+    counts = LOG_DETERMINANT in names
+    weighted = (m for m in plan.maps if isinstance(m.map, (ActNorm, InvertibleLinear)))
+    return Parts(
+        streams=tuple(names),
+        input=tuple(names[part] for part in whole_input(plan) or ()),
+        input_dimension=channel_dimension(plan.input),
+        output={name: channels[name] for name in names_in_output(plan)},
+        output_dimension=channel_dimension(plan.result),
+        log_determinant=LOG_DETERMINANT if counts else "",
+        positions={m.name: elements(m.before) // m.before.channels for m in weighted},
+    )
 
 
 def names_in_output(plan: StagePlan) -> tuple[str, ...]:

@@ -7,17 +7,14 @@ whole body inverts, as that of an i-RevNet does (Jacobsen et al. 2018).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from archspec.expressions import show
-from archspec.shapes import channel_dimension
-from compiler.bijections import INVERTIBLE_LAYERS, names_in_output, whole_input
+from compiler.base_flow import input_of_streams, streams_of_output, undone
+from compiler.bijections import INVERTIBLE_LAYERS, names_in_output, parts_of, whole_input
 from compiler.forms import choices, needs_information
-from compiler.functions.maps import Flatten, Squeeze, Unsqueeze
 from compiler.network import Network
 from compiler.plan import LayerPlan, NetworkPlan, StagePlan
 from compiler.stage_inputs import check_side
@@ -60,9 +57,10 @@ def invert_body(model: Network, features: Tensor, **side: Tensor) -> Tensor:
     check_side(side, model.side, features.shape[0], "this network")
     for stage in reversed(list(model.stages)):
         read = {name: side[name] for name in stage.facts.side}
-        streams = stage.inverse(*streams_of(stage.plan, features), **read)
-        features = invert_layers(stage.transition, entry_of(stage.plan, streams))
-    return invert_layers(model.stem, features)
+        parts = parts_of(stage.plan)
+        streams = stage.inverse(*streams_of_output(parts, features, {}), **read)
+        features = undone(stage.transition, input_of_streams(parts, streams))
+    return undone(model.stem, features)
 
 
 def _check_features(features: Tensor, model: Network) -> None:
@@ -111,31 +109,3 @@ def _of_layers(plans: Sequence[LayerPlan]) -> Iterator[str]:
         if not isinstance(plan.layer, INVERTIBLE_LAYERS):
             kind = getattr(plan.layer, "kind")  # noqa: B009  (declared by each kind)
             yield f"`{kind}` has no inverse; `squeeze`, `unsqueeze` and `flatten` have"
-
-
-def streams_of(
-    plan: StagePlan, output: Tensor, others: Mapping[str, Tensor] = MappingProxyType({})
-) -> tuple[Tensor, ...]:
-    """A stage's output (B, …), and the streams that it leaves out by name → its streams after the
-    last layer, in the spec's order."""
-    names = names_in_output(plan)
-    shapes = {s.name: shape for s, shape in zip(plan.streams, plan.final, strict=True)}
-    channels = [shapes[name].channels for name in names]
-    parts = torch.split(output, channels, channel_dimension(plan.result))
-    found = {**others, **dict(zip(names, parts, strict=True))}
-    return tuple(found[stream.name] for stream in plan.streams)
-
-
-def entry_of(plan: StagePlan, streams: Sequence[Tensor]) -> Tensor:
-    """A stage's streams before the first layer → its input after the transition (B, …)."""
-    parts = whole_input(plan)
-    assert parts is not None
-    return torch.cat([streams[part] for part in parts], channel_dimension(plan.input))
-
-
-def invert_layers(layers: nn.Module, value: Tensor) -> Tensor:
-    """What invertible layers made of a tensor (B, …) → that tensor."""
-    for layer in reversed(list(layers.children())):
-        assert isinstance(layer, (Flatten, Squeeze, Unsqueeze))
-        value = layer.inverse(value)
-    return value

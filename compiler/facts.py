@@ -14,6 +14,36 @@ STRATEGIES = ("reversible", "checkpoint", "store")
 
 
 @dataclass(frozen=True)
+class Parts:
+    """How the streams of a stage are its input and its output, as far as they are."""
+
+    streams: tuple[str, ...]
+    """All, in the spec's order."""
+    input: tuple[str, ...]
+    """The streams that are the input before the first layer, one behind the other; none where
+    parts of it are in no stream as they stand."""
+    input_dimension: int
+    """That of channels."""
+    output: Mapping[str, int]
+    """The streams that are the output, one behind the other, and their channels; none where it is
+    an expression of another kind."""
+    output_dimension: int
+    log_determinant: str = ""
+    """The stream that is it, in a density."""
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """Of a density's maps with weights, how often each is there: once a token or pixel."""
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The streams that the output leaves out, the log-determinant aside."""
+        kept = (*self.output, self.log_determinant)
+        return tuple(name for name in self.streams if name not in kept)
+
+
+NO_PARTS = Parts((), (), -1, {}, -1)
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a stage has to know of its program. Sizes are those of one sample."""
 
@@ -48,6 +78,8 @@ class Facts:
     """Whether later layers read what earlier ones have kept."""
     needs_information: bool = False
     """Whether an exact inverse reads what the forward pass has kept."""
+    parts: Parts = NO_PARTS
+    """Of a stage of a density."""
 
 
 def check_strategy(backward: str, facts: Facts) -> str:

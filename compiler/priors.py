@@ -1,4 +1,7 @@
-"""The densities of a flow's latents: normal, of fixed or learned mean and scale."""
+"""The densities of a flow's latents: normal, of fixed or learned mean and scale.
+
+This file imports torch: `archspec build --emit` writes it out.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from archspec.shapes import Image, Shape, channel_dimension
-
 PriorKind = Literal["gaussian", "learned"]
 Moments = tuple[Tensor, Tensor]
 """Mean and logarithm of the scale, which go with a latent (B, …)."""
 
 
 class Prior(nn.Module):
-    """Independent normal numbers (B, …), as many a sample as `shape` has."""
+    """Independent normal numbers (B, …), a sample of these sizes."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.sizes = shape.sizes
+        self.sizes = sizes
 
     def moments(self, like: Tensor) -> Moments:
         """0 and log 1. `like` is what the latent was left behind by (B, …), or the latent."""
@@ -48,10 +49,10 @@ class Prior(nn.Module):
 class LearnedPrior(Prior):
     """A mean and a scale learned for each channel."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        self.moment = nn.Parameter(torch.zeros(2, shape.channels))
-        self.trailing = -1 - channel_dimension(shape)
+    def __init__(self, sizes: tuple[int, ...], channel_dimension: int) -> None:
+        super().__init__(sizes)
+        self.moment = nn.Parameter(torch.zeros(2, sizes[channel_dimension]))
+        self.trailing = -1 - channel_dimension
 
     def moments(self, like: Tensor) -> Moments:
         """Both as (C, 1, …)."""
@@ -63,14 +64,15 @@ class ConditionalPrior(Prior):
     """A mean and a scale for each number, by a layer that reads what the latent was left behind by
     (Kingma and Dhariwal 2018; as in their code)."""
 
-    def __init__(self, shape: Shape, context: Shape) -> None:
-        super().__init__(shape)
-        self.dimension = channel_dimension(shape)
-        channels, out = context.channels, 2 * shape.channels
+    def __init__(self, sizes: tuple[int, ...], channel_dimension: int, context: int) -> None:
+        """`context` is how many channels it reads: of an image, by a convolution."""
+        super().__init__(sizes)
+        self.dimension, self.context = channel_dimension, context
+        out = 2 * sizes[channel_dimension]
         self.project: nn.Module = (
-            nn.Conv2d(channels, out, 3, padding=1)
-            if isinstance(shape, Image)
-            else nn.Linear(channels, out)
+            nn.Conv2d(context, out, 3, padding=1)
+            if channel_dimension == -3
+            else nn.Linear(context, out)
         )
         for parameter in self.project.parameters():
             nn.init.zeros_(parameter)
@@ -79,25 +81,3 @@ class ConditionalPrior(Prior):
         """Both of the shape of the latent."""
         mean, log_scale = self.project(like).to(like.dtype).chunk(2, self.dimension)
         return mean, log_scale
-
-
-def build_prior(kind: PriorKind, latent: Shape, context: Shape | None) -> Prior:
-    """The prior of a latent; `context` is the shape of the output of the stage that has left it
-    behind, and None for the last output."""
-    if kind == "gaussian":
-        return Prior(latent)
-    if context is None or not _alike(latent, context):
-        return LearnedPrior(latent)
-    return ConditionalPrior(latent, context)
-
-
-def _alike(latent: Shape, context: Shape) -> bool:
-    """Whether a layer leads from one to the other: tokens and features by channels alone, images
-    on one grid."""
-    if type(latent) is not type(context) or len(latent.sizes) == 4:
-        return False
-    return (
-        latent.sizes[1:] == context.sizes[1:]
-        if isinstance(latent, Image)
-        else (latent.sizes[:-1] == context.sizes[:-1])
-    )

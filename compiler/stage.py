@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archspec.expressions import Expression, fold, names
-from archspec.shapes import Shape, Sizes, channel_dimension, elements
+from archspec.expressions import LOG_DETERMINANT, Expression, fold, names
+from archspec.shapes import Shape, Sizes, channel_dimension
 from archspec.spec import Drawn, Learned
 from compiler import engine
 from compiler.base_stage import BaseStage
+from compiler.bijections import parts_of
 from compiler.canonical import call_reads, lift_calls, reads
 from compiler.coefficients import Coefficient, Coefficients
 from compiler.constants import NUMBERS, fixed_values
 from compiler.exact import Exact, Grid, Remainder, on_grid
-from compiler.facts import Facts
+from compiler.facts import NO_PARTS, Facts
 from compiler.forms import Choice, Choices, choices, needs_information
 from compiler.functions import build_function, build_layers, build_map
-from compiler.functions.maps import ActNorm, InvertibleLinear
 from compiler.lower import affine, affine_inverse, lower, lower_stream
 from compiler.plan import (
     Affine,
@@ -241,19 +241,6 @@ class Stage(BaseStage):
         value = lower(expression, channel_dimension(self.plan.input))(values)
         return _filled(value, streams[0], self.plan.result)
 
-    def map_log_determinant(self) -> Tensor:
-        """What the maps of all layers add to the log-determinant, (): their weights alone say it,
-        and the stream `log_determinant` leaves it out."""
-        before = {plan.name: plan.before for plan in self.plan.maps}
-        found = [
-            elements(before[step.map]) // before[step.map].channels * module.log_determinant()
-            for layer in self.program()
-            for step in layer.steps
-            if isinstance(step, engine.Map)
-            and isinstance(module := layer.functions[step.map], (ActNorm, InvertibleLinear))
-        ]
-        return sum(found, torch.zeros(()))
-
     def penalty(self) -> Tensor:
         """smoothness*Σ ½|K' - K|², (), where K are the weights of a layer's functions, of two or
         more dimensions, and K' those of the same names and shapes in the next layer (Chang et al.
@@ -307,6 +294,7 @@ def with_plan(stage: Stage, plan: StagePlan) -> Stage:
 def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
     """What a stage has to know of its plan."""
     drawn = {n: c for n, c in plan.constants.items() if isinstance(c, Drawn)}
+    counts = any(stream.name == LOG_DETERMINANT for stream in plan.streams)
     return Facts(
         name=plan.name,
         streams={s.name: s.shape.sizes for s in plan.streams},
@@ -325,6 +313,7 @@ def facts(plan: StagePlan, chosen: Sequence[Choices]) -> Facts:
         fraction_bits=plan.fraction_bits,
         reads_information=any(isinstance(c.form, Remainder) for f in chosen for c in f if c),
         needs_information=plan.invertible and needs_information(chosen),
+        parts=parts_of(plan) if counts else NO_PARTS,
     )
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from archspec.diagnostics import Diagnostic, SpecError, nearest
-from compiler.bijections import whole_input
-from compiler.body import entry_of, reach
+from compiler.base_flow import input_of_streams
+from compiler.bijections import parts_of, whole_input
+from compiler.body import reach
 from compiler.drift import given_by
 from compiler.network import Network
 from compiler.round_trips import ARITHMETICS, Arithmetic, read_back, round_trip, with_constants
@@ -105,6 +106,7 @@ def invert_images(network: Network, data: AsData, asked: Trips) -> tuple[Inversi
     stage = _chosen(network, asked.stage)
     _check(stage)
     given = given_by(network, data.values, dict(data.side))[stage.plan.name]
+    parts = parts_of(stage.plan)
     depths = asked.layers or _quarters(stage.plan.depth)
     if max(depths) > stage.plan.depth:
         message = f"stage `{stage.plan.name}` has {stage.plan.depth} layers, and not {max(depths)}"
@@ -121,7 +123,7 @@ def invert_images(network: Network, data: AsData, asked: Trips) -> tuple[Inversi
                     [values[name].double() for name in stage.facts.streams]
                     for values in (found.before, found.back)
                 ]
-                before, back = (entry_of(stage.plan, each) for each in streams)
+                before, back = (input_of_streams(parts, each) for each in streams)
                 images = _read(network, stage.plan.name, data, back - before)
                 rows.append(_row(layers, text, arithmetic, found.error, data, images, asked.beside))
                 if layers == max(depths):

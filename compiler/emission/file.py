@@ -12,6 +12,7 @@ import torch
 from archspec.citations import reference
 from archspec.spec import Spec
 from compiler import (
+    base_flow,
     base_network,
     base_stage,
     coefficients,
@@ -20,41 +21,42 @@ from compiler import (
     facts,
     information,
     kernels,
+    priors,
     self_check,
     stage_inputs,
 )
+from compiler.base_flow import BaseFlow
 from compiler.emission.modules import CannotEmitError, made
 from compiler.emission.numbers import unmarked
 from compiler.emission.sources import ENGINE, FUNCTIONS, MAPS, body, definitions, imports
 from compiler.emission.stages import stage_classes
-from compiler.emission.writing import ClassNames, block, camel, docstring, literal, method
-from compiler.network import Network
+from compiler.emission.writing import ClassNames, block, camel, docstring, entries, literal, method
+from compiler.network import Network, build
 from compiler.plan import NetworkPlan
 from compiler.signing import MARK, signed
 from compiler.signing import is_as_written as is_as_emitted
 
 ARITHMETIC = (kernels, information, exact)
 STAGES = (facts, stage_inputs, base_stage, base_network)
-TAKEN_OVER = (*ARITHMETIC, *ENGINE, coefficients, *STAGES, self_check)
+FLOW = (priors, base_flow)
+"""Of densities."""
+TAKEN_OVER = (*ARITHMETIC, *ENGINE, coefficients, *STAGES, *FLOW, self_check)
 
 
 def emit(plan: NetworkPlan, spec: Spec) -> str:
     """The text of a Python file that imports torch alone, whose network has the names of weights,
     the outputs, inverses and gradients of the one that `build` makes. Raises `CannotEmitError` for
-    a spec with modules of the user's own, and for a density."""
-    if plan.prior is not None:
-        raise CannotEmitError(
-            "a density cannot be written as a file: its prior and its inverse through all stages "
-            "are not among what is written out"
-        )
+    a spec with modules of the user's own."""
     with torch.device("meta"):
-        network = Network(plan)
+        network = build(plan)
+    flow = FLOW if isinstance(network, BaseFlow) else ()
+    taken_over = (*ARITHMETIC, *ENGINE, coefficients, *STAGES, *flow, self_check)
     names = ClassNames("\n".join(body(module) for module in TAKEN_OVER))
     stages = [stage_classes(stage, names) for stage in network.stages]
     title = names.new(f"{camel(spec.name)}Network")
     own = "\n\n".join(text for texts, _ in stages for text in texts)
     whole = _network(title, network, [name for _, name in stages])
-    used = set(re.findall(r"\w+", own + whole))
+    used = set(re.findall(r"\w+", "\n".join([own, whole, *map(body, flow)])))
     layers_first = [text for texts, _ in stages for text in texts[:-1]]
     stages_last = [texts[-1] for texts, _ in stages]
     text = "\n\n".join(
@@ -66,14 +68,14 @@ def emit(plan: NetworkPlan, spec: Spec) -> str:
             *map(_section, ARITHMETIC),
             *_maps(definitions(used, MAPS)),
             _chapter(engine),
-            *map(_section, TAKEN_OVER[len(ARITHMETIC) :]),
+            *map(_section, taken_over[len(ARITHMETIC) :]),
             _heading("The stages and the network"),
             *stages_last,
             whole,
             _MAIN.format(title=title),
         ]
     )
-    sources = (*TAKEN_OVER, *FUNCTIONS, *MAPS)
+    sources = (*taken_over, *FUNCTIONS, *MAPS)
     whole = f"{_title(plan, spec, title)}\n\n{imports(sources, text)}\n\n{text}".rstrip() + "\n"
     return signed(re.sub(r"\n{4,}", "\n\n\n", whole))
 
@@ -149,7 +151,7 @@ def left_out(plan: NetworkPlan) -> list[str]:
 def _network(title: str, network: Network, stages: Sequence[str]) -> str:
     """The class of the whole network."""
     plan = network.plan
-    entries = [f'"{s.name}": {stage}(),' for s, stage in zip(plan.stages, stages, strict=True)]
+    made_stages = [f'"{s.name}": {stage}(),' for s, stage in zip(plan.stages, stages, strict=True)]
     init = [
         "super().__init__()",
         f"self.input = {literal(network.input)}",
@@ -157,13 +159,18 @@ def _network(title: str, network: Network, stages: Sequence[str]) -> str:
         f"self.stem = {unmarked(made(network.stem))}",
         "self.stages = Stages(",
         "    {",
-        *(f"        {entry}" for entry in entries),
+        *(f"        {stage}" for stage in made_stages),
         "    }",
         ")",
         f"self.head = {unmarked(made(network.head))}",
     ]
-    doc = docstring(f"{plan.input} → {plan.output}.")
-    return block(f"class {title}(BaseNetwork):", doc, "", method("__init__(self) -> None", init))
+    base, result = "BaseNetwork", str(plan.output)
+    if isinstance(network, BaseFlow):
+        base, result = "BaseFlow", "its log-density"
+        latents = entries([made(prior) for prior in network.priors])
+        init.append(f"self.priors = nn.ModuleList([{latents}])")
+    doc = docstring(f"{plan.input} → {result}.")
+    return block(f"class {title}({base}):", doc, "", method("__init__(self) -> None", init))
 
 
 __all__ = ["CannotEmitError", "emit", "is_as_emitted", "left_out"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from compiler import priors
 from compiler.emission.numbers import marked
 from compiler.emission.writing import literal
 from compiler.functions import attention, convolution, maps, pointwise, pooled_attention, tokens
@@ -160,6 +161,11 @@ MAKERS: Mapping[type[nn.Module], Callable[[Any], str]] = {
     tokens.ClassToken: lambda m: f"ClassToken({m.token.shape[-1]})",
     tokens.Position: lambda m: f"Position({', '.join(map(str, m.embedding.shape[1:]))})",
     tokens.Pool: lambda m: f"Pool({literal(m.by)}, {-1 if m.over == (1,) else -1 - len(m.over)})",
+    priors.Prior: lambda m: f"Prior({m.sizes})",
+    priors.LearnedPrior: lambda m: f"LearnedPrior({m.sizes}, {-1 - m.trailing})",
+    priors.ConditionalPrior: lambda m: (
+        f"ConditionalPrior({m.sizes}, {m.dimension}, context={m.context})"
+    ),
     maps.ActNorm: lambda m: f"ActNorm({m.shape[0]}, {-len(m.shape)})",
     maps.InvertibleLinear: lambda m: f"InvertibleLinear({len(m.sign)}, {m.dimension})",
     maps.Squeeze: lambda m: "Squeeze()",

@@ -43,7 +43,8 @@ def as_module(text: str, name: str = "emitted") -> Any:
 def network_of(module: Any) -> Any:
     """The one network of an emitted module, freshly made."""
     found = [c for c in vars(module).values() if isinstance(c, type)]
-    (made,) = (c for c in found if module.BaseNetwork in c.__bases__)
+    bases = [getattr(module, name, None) for name in ("BaseNetwork", "BaseFlow")]
+    (made,) = (c for c in found if issubclass(c, module.BaseNetwork) and c not in bases)
     return made()
 
 
@@ -118,6 +119,14 @@ def inputs(network: nn.Module, sizes: tuple[int, ...], batch: int = 2) -> Tensor
     generator = torch.Generator().manual_seed(9)
     dtype = next((p.dtype for p in network.parameters()), torch.float32)
     return torch.randn(batch, *sizes, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def side_inputs(network: Any, batch: int = 2) -> dict[str, Tensor]:
+    """Random side inputs by name."""
+    generator = torch.Generator().manual_seed(8)
+    return {
+        name: torch.rand(batch, *sizes, generator=generator) for name, sizes in network.side.items()
+    }
 
 
 def disturb(network: nn.Module) -> None:
