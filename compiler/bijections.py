@@ -35,15 +35,15 @@ def parts_of(plan: StagePlan) -> Parts:
 
 
 def names_in_output(plan: StagePlan) -> tuple[str, ...]:
-    """The streams that the output is, one behind the other; none where it is an expression of
-    another kind."""
+    """The streams that the output is, each once, one behind the other; none where it is an
+    expression of another kind."""
     output = plan.output
     if isinstance(output, Name):
         return (output.name,)
     if not isinstance(output, Call) or output.function != "concat":
         return ()
     names = [part.name for part in output.arguments if isinstance(part, Name)]
-    return tuple(names) if len(names) == len(output.arguments) else ()
+    return tuple(names) if len(set(names)) == len(output.arguments) else ()
 
 
 def whole_input(plan: StagePlan) -> tuple[int, ...] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.spec import ImageInput
 from archspec.training import FlowMatching, Generative
+from compiler.base_network import Stages
 from compiler.flow import Flow
 from compiler.network import Network
+from compiler.stage import with_plan
 from runners.density import Gaussian, Levels, levels_of
 from runners.devices import find_device
 from runners.errors import TrainingError
@@ -138,9 +141,20 @@ def sampler_of(trained: Trained, device: str, solving: Solving = Solving()) -> S
     chosen, levels = find_device(device), levels_of(trained.loaded)
     classes = spec.task.sizes.get("classes", 0)
     if isinstance(model, Flow):
-        return FlowSampler(model.to(chosen), levels, classes)
+        return FlowSampler(_in_floating_point(model).to(chosen), levels, classes)
     assert isinstance(model, Network)
     return VelocitySampler(model.to(chosen), levels, classes, solving)
+
+
+def _in_floating_point(flow: Flow) -> Flow:
+    """The same weights without exact arithmetic, whose inverse goes back alone where the way there
+    has been: a sample comes from nowhere."""
+    if not any(stage.facts.needs_information for stage in flow.stages):
+        return flow
+    twin = copy(flow)
+    stages = {s.plan.name: with_plan(s, replace(s.plan, fraction_bits=None)) for s in flow.stages}
+    twin._modules = {**flow._modules, "stages": Stages(stages)}
+    return twin
 
 
 def check_images(trained: Trained) -> None:

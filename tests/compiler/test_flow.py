@@ -68,6 +68,7 @@ def mistakes(**keys: Any) -> list[str]:
             {"stage": {"streams": {"x": "chunk(input, 1, 4)", "y": "chunk(input, 2, 4)"}}},
             "the streams are more, or less, than the input",
         ),
+        ({"stage": {"output": "concat(x, x)"}}, "`concat(x, x)` cannot be undone"),
     ],
 )
 def test_what_is_no_bijection_is_refused(keys: dict[str, Any], message: str) -> None:

@@ -128,6 +128,17 @@ def test_a_density_given_classes(tmp_path: Path) -> None:
     assert torch.equal(back.images, asked[0])
 
 
+def test_a_density_in_exact_arithmetic_is_sampled(tmp_path: Path) -> None:
+    """In floating point, by the same weights: what exact updates lose of a sample, nobody kept."""
+    settings = ["stages.trunk.arithmetic=exact", "stages.trunk.depth=2", "train.epochs=1"]
+    train(load("realnvp_digits", settings), tmp_path / "run", device="cpu", quiet=True)
+    trained = open_trained(tmp_path / "run")
+    images = draw(sampler_of(trained, "cpu"), 4, 1.0, 0, 4, None)
+    back = there_and_back(trained, images, None, "cpu")
+    assert torch.equal(back.images, images)
+    assert back.largest_error < 1e-3  # the grid's half a step, of logits
+
+
 def test_data_are_not_normalised() -> None:
     loaded = load("realnvp_digits")
     assert loaded.spec.data is not None
