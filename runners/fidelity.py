@@ -18,7 +18,6 @@ from archspec.loading import Loaded
 from archspec.training import Classify
 from runners.data import open_data
 from runners.errors import TrainingError
-from runners.feature_names import INCEPTION
 from runners.generation import Sampler, Solving, VelocitySampler, in_turn
 from runners.pictures import as_bytes
 from runners.train import recipe_and_data
@@ -33,8 +32,15 @@ SEED = 2020
 KID_SUBSET = 1000
 """Samples of each subset that KID is a mean over, where there are as many."""
 _TEST_SET, _OTHERS, _NETWORK = "archspec-test-set", "archspec-others", "archspec-network"
-Features = tuple[str, type[FeatureExtractorBase]]
-"""What they are called, and the class of their extractor."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """By which images are compared."""
+
+    name: str
+    extractor: type[FeatureExtractorBase] | None = None
+    """torch-fidelity's own, for Inception, if None."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def measure_fidelity(
     images: Tensor,
     samples: int,
     temperature: float,
-    features: Features | None,
+    features: Features,
     *,
     batch: int,
     device: torch.device,
@@ -172,7 +178,7 @@ def measure_fidelity(
     if not math.isfinite(found["frechet_inception_distance"]):
         raise TrainingError("the features of samples, or of data, are not finite")
     return Fidelity(
-        features=name_of(features),
+        features=features.name,
         samples=samples,
         temperature=temperature,
         solving=sampler.solving if isinstance(sampler, VelocitySampler) else None,
@@ -184,12 +190,10 @@ def measure_fidelity(
     )
 
 
-def measure_distances(
-    images: Tensor, others: Tensor, features: Features | None
-) -> tuple[float, float]:
+def measure_distances(images: Tensor, others: Tensor, features: Features) -> tuple[float, float]:
     """Fréchet's distance and the kernel distance between as many images (N, C, H, W) of bytes and
     others, on the CPU. Raises what `measure_fidelity` raises."""
-    channels = images.shape[1] if features is not None else 3
+    channels = 3 if features.extractor is None else images.shape[1]
     first, second = (coloured(each, channels) for each in (images, others))
     registry = torch_fidelity.registry.DATASETS_REGISTRY
     registry.pop(_OTHERS, None)
@@ -200,22 +204,17 @@ def measure_distances(
     return found["frechet_inception_distance"], found["kernel_inception_distance_mean"]
 
 
-def name_of(features: Features | None) -> str:
-    """What features are called."""
-    return INCEPTION if features is None else features[0]
-
-
 def _calculated(
-    first: object, images: Tensor, features: Features | None, **asked: object
+    first: object, images: Tensor, features: Features, **asked: object
 ) -> dict[str, float]:
     """torch-fidelity's metrics of a first input beside images. Raises `SpecError`."""
     registry = torch_fidelity.registry
     registry.DATASETS_REGISTRY.pop(_TEST_SET, None)
     torch_fidelity.register_dataset(_TEST_SET, lambda root, download: Held(images))
     extractor = {}
-    if features is not None:
+    if features.extractor is not None:
         registry.FEATURE_EXTRACTORS_REGISTRY.pop(_NETWORK, None)
-        torch_fidelity.register_feature_extractor(_NETWORK, features[1])
+        torch_fidelity.register_feature_extractor(_NETWORK, features.extractor)
         extractor = {"feature_extractor": _NETWORK}
     try:
         found: dict[str, float] = torch_fidelity.calculate_metrics(

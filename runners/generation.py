@@ -11,7 +11,7 @@ from torch import Tensor
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.spec import ImageInput
-from archspec.training import FlowMatching, Generative
+from archspec.training import FlowMatching
 from compiler.base_network import Stages
 from compiler.flow import Flow
 from compiler.network import Network
@@ -122,11 +122,6 @@ def _finite(values: Tensor) -> Tensor:
     if not values.isfinite().all():
         raise TrainingError(NOT_FINITE)
     return values
-
-
-def makes_images(trained: Trained) -> bool:
-    """Whether that is what the network of a run is for."""
-    return isinstance(trained.loaded.spec.task, Generative)
 
 
 def sampler_of(trained: Trained, device: str, solving: Solving = Solving()) -> Sampler:

@@ -28,8 +28,8 @@ class Compared:
     samples: int | None
     """How many; as many as the split has by default."""
     temperature: float
-    features: Features | None
-    """By which they are compared; those of Inception if None."""
+    features: Features
+    """By which they are compared."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def evaluate_generation(
     bits = gaussian_bits(gaussian, levels, images) if gaussian and is_density else None
     if compared is None:
         return GenerationEvaluation(bits)
-    channels = images.shape[1] if compared.features is not None else 3
+    channels = 3 if compared.features.extractor is None else images.shape[1]
     real = as_bytes(images).expand(-1, channels, -1, -1)
 
     def held(sampler: Sampler, temperature: float) -> Fidelity:

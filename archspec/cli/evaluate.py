@@ -16,7 +16,9 @@ from archspec.cli.solving import refuse_unused, solving_of, solving_options
 if TYPE_CHECKING:
     from runners.evaluation import Evaluation, Part, Subject
     from runners.fidelity import Features
-    from runners.trained import Which
+    from runners.generation_evaluation import Compared
+    from runners.inversion import Beside
+    from runners.trained import Trained, Which
 
 
 FILES = ("evaluation.json", "confusion.svg", "reliability.svg", "inversion.png")
@@ -155,7 +157,6 @@ def command(
     Nothing is written without --output.
     """
     import json
-    from functools import partial
 
     if not fidelity and (features, samples, temperature, solving) != (None, None, 1.0, {}):
         said = "--features, --samples, --temperature, --steps, --solver and --guidance"
@@ -163,25 +164,20 @@ def command(
     if not inversion and (layers, constant, stage, images) != (None, None, None, 64):
         raise click.UsageError("--layers, --constant, --stage and --images go with --inversion")
     from runners.evaluation import data_of, evaluate_run, subject_of
-    from runners.fidelity import measure_distances, name_of
-    from runners.generation import makes_images, sampler_of
-    from runners.generation_evaluation import Compared
-    from runners.inversion import Beside, Trips
+    from runners.inversion import Trips
 
     with told():
         trained = opened(run, weights, packages)
-        if output is not None:  # before the work of measuring
+        if output is not None:
             _refuse_others(output, subject_of(trained, data_of(trained, data), split))
-            _make(output)
-        compared = beside = None
-        if fidelity:
-            extractor = _extractor(features, device, packages)
-            beside = Beside(name_of(extractor), partial(measure_distances, features=extractor))
-        if fidelity and (makes_images(trained) or not inversion):
-            sampler = sampler_of(trained, device, solving_of(solving))
-            refuse_unused(sampler, solving)
-            compared = Compared(sampler, samples, temperature, extractor)
+        by = _features(features, device, packages) if fidelity else None
+        compared = None
+        if by is not None and (makes_images(trained) or not inversion):
+            compared = _compared(trained, device, solving, samples, temperature, by)
+        beside = None if by is None else _beside(by)
         trips = Trips(layers or (), constant, stage, images, beside)
+        if output is not None:  # before the work of measuring
+            _make(output)
         found = evaluate_run(
             trained,
             part=split,
@@ -202,15 +198,50 @@ def command(
         click.echo(json.dumps(found.as_json(), allow_nan=False))
 
 
-def _extractor(features: Path | None, device: str, packages: tuple[str, ...]) -> Features | None:
-    """Of a classifier's run."""
-    from runners.devices import find_device
-    from runners.fidelity import classifier_features
+def makes_images(trained: Trained) -> bool:
+    """Whether that is what the network of a run is for."""
+    from archspec.training import Generative
 
-    if features is None:
-        return None
-    classifier = opened(features, "best", packages)
-    return str(features), classifier_features(classifier, find_device(device))
+    return isinstance(trained.loaded.spec.task, Generative)
+
+
+def _features(path: Path | None, device: str, packages: tuple[str, ...]) -> Features:
+    """Those of a classifier's run, or of Inception."""
+    from runners.devices import find_device
+    from runners.feature_names import INCEPTION
+    from runners.fidelity import Features, classifier_features
+
+    if path is None:
+        return Features(INCEPTION)
+    classifier = opened(path, "best", packages)
+    return Features(str(path), classifier_features(classifier, find_device(device)))
+
+
+def _compared(
+    trained: Trained,
+    device: str,
+    solving: dict[str, Any],
+    samples: int | None,
+    temperature: float,
+    features: Features,
+) -> Compared:
+    """What is asked for of samples."""
+    from runners.generation import sampler_of
+    from runners.generation_evaluation import Compared
+
+    sampler = sampler_of(trained, device, solving_of(solving))
+    refuse_unused(sampler, solving)
+    return Compared(sampler, samples, temperature, features)
+
+
+def _beside(features: Features) -> Beside:
+    """What is asked for of reconstructions."""
+    from functools import partial
+
+    from runners.fidelity import measure_distances
+    from runners.inversion import Beside
+
+    return Beside(features.name, partial(measure_distances, features=features))
 
 
 def _refuse_others(folder: Path, subject: Subject) -> None:
