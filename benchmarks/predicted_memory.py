@@ -32,6 +32,9 @@ BATCHES: Mapping[str, int] = {
     "momrev_vit_l": 64,
     "rev_mvit_b": 32,
     "momrev_mvit_b": 32,
+    "rev_dit_cifar10": 128,
+    "momrev_dit_cifar10": 128,
+    "glow_cifar10": 64,
 }
 SMALL: Mapping[str, int] = {
     "vit_digits": 64,

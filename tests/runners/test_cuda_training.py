@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from finished_runs import spec_of
 
 from archspec.finding import zoo
 from archspec.loading import Loaded
@@ -19,8 +20,11 @@ from runners.comparison.arms import baseline_of, open_arms
 from runners.comparison.report import report
 from runners.comparison.study import run_study
 from runners.data import open_data
+from runners.encoding import there_and_back
 from runners.errors import TrainingStopped
 from runners.evaluation import evaluate_run
+from runners.generation import draw, sampler_of
+from runners.inversion import Trips
 from runners.samples import HeldImages
 from runners.train import train
 from runners.trained import open_trained
@@ -89,3 +93,17 @@ def test_networks_are_compared(tmp_path: Path) -> None:
     found = report(study, baseline_of(study, arms), measured, "")
     assert all(row.gpu_peak for row in found.rows)
     assert "cuda:0 (" in found.machine["device"]
+
+
+@pytest.mark.parametrize("kind", ["density", "flow_matching"])
+def test_networks_that_make_images(kind: str, tmp_path: Path) -> None:
+    """Trained, evaluated, inverted, and sampled: of noise that is the same on every device."""
+    result = train(spec_of(kind), tmp_path, device="cuda", quiet=True)
+    trained = open_trained(tmp_path)
+    found = evaluate_run(trained, device="cuda", trips=Trips(images=4))
+    assert found.score.measured == pytest.approx(result.test_metric, rel=0.2)
+    on_gpu = draw(sampler_of(trained, "cuda"), 8, 1.0, 0, 8, None)
+    on_cpu = draw(sampler_of(trained, "cpu"), 8, 1.0, 0, 8, None)
+    assert float((on_gpu - on_cpu).abs().mean()) < 0.02
+    if kind == "density":
+        assert torch.equal(there_and_back(trained, on_gpu, None, "cuda").images, on_gpu)
