@@ -11,6 +11,7 @@ from torch import Tensor
 from archspec.data import LabelledImages
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
+from archspec.spec import ImageInput
 from archspec.training import Density, FlowMatching
 from runners.data import Split, read
 from runners.density import levels_of
@@ -41,6 +42,7 @@ def as_data(loaded: Loaded, split: Split, count: int) -> AsData:
     if not isinstance(entry, LabelledImages):
         message = f"the data set {entry.kind if entry else ''} holds no images"
         raise SpecError([Diagnostic("E604", message, loaded.tree.where(("data",)))])
+    check_images(loaded)
     images, labels = _first(split, count)
     if isinstance(task, Density):
         levels, side = levels_of(loaded), label_of(labels, task.classes)
@@ -61,6 +63,14 @@ def as_data(loaded: Loaded, split: Split, count: int) -> AsData:
         return (values - shift.to(values)) / scale.to(values)
 
     return AsData(images, entry.levels, split.prepare(images, labels)[0], {}, back)
+
+
+def check_images(loaded: Loaded) -> None:
+    """Raises `SpecError` for inputs that cannot be shown."""
+    entry = loaded.spec.input
+    if not isinstance(entry, ImageInput) or entry.sizes[0] not in (1, 3):
+        message = f"images have one channel or three, and this input is {entry.shape}"
+        raise SpecError([Diagnostic("E602", message, loaded.tree.where(("input",)))])
 
 
 def _first(split: Split, count: int) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from archspec.diagnostics import Diagnostic, SpecError
 from compiler.flow import Flow
+from runners.as_data import check_images
 from runners.augment import plain_image
 from runners.density import bits_per_dimension, levels_of
 from runners.devices import find_device
-from runners.generation import check_images
 from runners.labels import NO_LABEL, label_of
 from runners.samples import FileImages, ImageDecoder
 from runners.trained import Trained
@@ -64,7 +64,7 @@ def flow_of(trained: Trained) -> Flow:
         message = f"the run in {trained.folder.path} is of the task {kind}"
         help = "`task: density` takes images to latents; `archspec train realnvp_digits` is one"
         raise SpecError([Diagnostic("E604", message, None, help)])
-    check_images(trained)
+    check_images(trained.loaded)
     return trained.model
 
 

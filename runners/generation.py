@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from archspec.diagnostics import Diagnostic, SpecError
-from archspec.spec import ImageInput
 from archspec.training import FlowMatching
 from compiler.base_network import Stages
 from compiler.flow import Flow
 from compiler.network import Network
 from compiler.stage import with_plan
+from runners.as_data import check_images
 from runners.density import Gaussian, Levels, levels_of
 from runners.devices import find_device
 from runners.errors import TrainingError
@@ -132,7 +132,7 @@ def sampler_of(trained: Trained, device: str, solving: Solving = Solving()) -> S
         message = f"the run in {trained.folder.path} is of the task {spec.task.kind}"
         help = "`task: density` and `task: flow_matching` make images, as in realnvp_digits and "
         raise SpecError([Diagnostic("E604", message, None, f"{help}rev_dit_digits")])
-    check_images(trained)
+    check_images(trained.loaded)
     chosen, levels = find_device(device), levels_of(trained.loaded)
     classes = spec.task.sizes.get("classes", 0)
     if isinstance(model, Flow):
@@ -150,14 +150,6 @@ def _in_floating_point(flow: Flow) -> Flow:
     stages = {s.plan.name: with_plan(s, replace(s.plan, fraction_bits=None)) for s in flow.stages}
     twin._modules = {**flow._modules, "stages": Stages(stages)}
     return twin
-
-
-def check_images(trained: Trained) -> None:
-    """Raises `SpecError` for inputs that cannot be shown."""
-    entry = trained.loaded.spec.input
-    if not isinstance(entry, ImageInput) or entry.sizes[0] not in (1, 3):
-        message = f"images have one channel or three, and this input is {entry.shape}"
-        raise SpecError([Diagnostic("E602", message, None)])
 
 
 @torch.no_grad()
