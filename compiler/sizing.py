@@ -12,7 +12,7 @@ from archspec.shapes import Shape
 from compiler.canonical import lift_calls
 from compiler.catalogue import Size
 from compiler.counting import costs, has_user_modules, parameters
-from compiler.network import Network
+from compiler.network import Network, build
 from compiler.plan import (
     Call,
     FunctionPlan,
@@ -27,7 +27,7 @@ from compiler.stage import Functions, Stage
 def size_of(plan: NetworkPlan) -> Size:
     """Count the network of a plan on the meta device."""
     with torch.device("meta"):
-        network = Network(plan).eval()
+        network = build(plan).eval()
     return Size(parameters(network), _macs(plan, network))
 
 
