@@ -103,15 +103,24 @@ class Held(Dataset[Tensor]):
         return self.images[index]
 
 
-def classifier_features(trained: Trained, device: torch.device) -> type[FeatureExtractorBase]:
-    """The class of an extractor of what a run's classifier reads its logits from, and of those.
-    Raises `SpecError` for a run of another task, or whose head ends in no linear layer."""
+def classifier_features(
+    trained: Trained, device: torch.device, sizes: tuple[int, ...]
+) -> type[FeatureExtractorBase]:
+    """The class of an extractor of what a run's classifier reads its logits from, and of those, for
+    images of these sizes. Raises `SpecError` for a run of another task, whose head ends in no
+    linear layer, or of other images."""
     loaded = trained.loaded
     linear = [m for m in trained.model.modules() if isinstance(m, nn.Linear)]
     if not isinstance(loaded.spec.task, Classify) or not linear:
         message = f"the run in {trained.folder.path} is no classifier that ends in a linear layer"
         help = "`archspec train vit_digits` makes one; features are those of a run of the same data"
         raise SpecError([Diagnostic("E604", message, None, help)])
+    if loaded.spec.input.sizes != sizes:
+        found, wanted = ("×".join(map(str, each)) for each in (loaded.spec.input.sizes, sizes))
+        message = (
+            f"the run in {trained.folder.path} is of images of {found}, and these are {wanted}"
+        )
+        raise SpecError([Diagnostic("E604", message)])
     model, last, prepare = trained.model.to(device), linear[-1], preparation(loaded)
 
     class ClassifierFeatures(FeatureExtractorBase):  # type: ignore[misc]
@@ -201,7 +210,10 @@ def measure_distances(images: Tensor, others: Tensor, features: Features) -> tup
     found = _calculated(
         _OTHERS, first, features, kid_subset_size=min(KID_SUBSET, len(images)), cuda=False
     )
-    return found["frechet_inception_distance"], found["kernel_inception_distance_mean"]
+    distances = found["frechet_inception_distance"], found["kernel_inception_distance_mean"]
+    if not all(map(math.isfinite, distances)):
+        raise TrainingError("the features of images, or of what came back, are not finite")
+    return distances
 
 
 def _calculated(

@@ -19,6 +19,7 @@ from runners.flow_matching import OnTheWay, on_the_way, shown
 from runners.labels import NO_LABEL, label_of
 from runners.lasso import Lasso, start_at_ista
 from runners.sparse_codes import open_lasso
+from runners.steady_noise import steady
 
 Batch = tuple[Tensor, Tensor]
 """Inputs (B, …), and what the task needs to know of each sample, (B, …)."""
@@ -155,7 +156,8 @@ class SparseCoding:
 @dataclass(frozen=True)
 class DensityEstimation:
     """Bits per dimension of images, given their classes where there are any. The noise of
-    dequantisation is new in every step of training, and the same in every evaluation."""
+    dequantisation is new in every step of training; an image's own is the same in every
+    evaluation."""
 
     levels: Levels
     classes: int | None = None
@@ -181,8 +183,7 @@ class DensityEstimation:
 
     def _values(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, _ = batch
-        source = torch.Generator(images.device).manual_seed(0)
-        noise = torch.rand(images.shape, generator=source, device=images.device)
+        (noise,) = steady(images, lambda source: torch.rand(images.shape[1:], generator=source))
         return self.levels.values(images, noise)
 
     def _told(
@@ -196,8 +197,8 @@ class DensityEstimation:
 @dataclass(frozen=True)
 class VelocityMatching:
     """The squared error of the velocity from noise to images, at one time of each image. Noise and
-    times are new in every step of training, and the same in every evaluation, where all classes are
-    told and times are uniform."""
+    times are new in every step of training. Those of an image are the same in every evaluation,
+    where all classes are told and times are uniform."""
 
     settings: FlowMatching
     metric: Metric = VELOCITY_ERROR
@@ -221,9 +222,11 @@ class VelocityMatching:
 
     def _way(self, batch: Batch) -> OnTheWay:
         images, _ = batch
-        source = torch.Generator(images.device).manual_seed(0)
-        noise = torch.randn(images.shape, generator=source, device=images.device)
-        times = torch.rand((len(images), 1), generator=source, device=images.device)
+        noise, times = steady(
+            images,
+            lambda source: torch.randn(images.shape[1:], generator=source),
+            lambda source: torch.rand(1, generator=source),
+        )
         return on_the_way(shown(images), noise, times)
 
     def _side(self, way: OnTheWay, labels: Tensor) -> dict[str, Tensor]:

@@ -163,6 +163,8 @@ def command(
         raise click.UsageError(f"{said} go with --fidelity")
     if not inversion and (layers, constant, stage, images) != (None, None, None, 64):
         raise click.UsageError("--layers, --constant, --stage and --images go with --inversion")
+    if inversion and fidelity and images < 2:
+        raise click.UsageError("--fidelity compares sets of images: --images 2, or more")
     from runners.evaluation import data_of, evaluate_run, subject_of
     from runners.inversion import Trips
 
@@ -170,7 +172,7 @@ def command(
         trained = opened(run, weights, packages)
         if output is not None:
             _refuse_others(output, subject_of(trained, data_of(trained, data), split))
-        by = _features(features, device, packages) if fidelity else None
+        by = _features(features, trained, device, packages) if fidelity else None
         compared = None
         if by is not None and (makes_images(trained) or not inversion):
             compared = _compared(trained, device, solving, samples, temperature, by)
@@ -205,7 +207,9 @@ def makes_images(trained: Trained) -> bool:
     return isinstance(trained.loaded.spec.task, Generative)
 
 
-def _features(path: Path | None, device: str, packages: tuple[str, ...]) -> Features:
+def _features(
+    path: Path | None, trained: Trained, device: str, packages: tuple[str, ...]
+) -> Features:
     """Those of a classifier's run, or of Inception."""
     from runners.devices import find_device
     from runners.feature_names import INCEPTION
@@ -214,7 +218,8 @@ def _features(path: Path | None, device: str, packages: tuple[str, ...]) -> Feat
     if path is None:
         return Features(INCEPTION)
     classifier = opened(path, "best", packages)
-    return Features(str(path), classifier_features(classifier, find_device(device)))
+    sizes = trained.loaded.spec.input.sizes
+    return Features(str(path), classifier_features(classifier, find_device(device), sizes))
 
 
 def _compared(

@@ -70,7 +70,7 @@ def command(
         if label is None and classes_of(trained):
             raise Refused("this density is of images given their class: --label says it")
         folder = output or trained.folder.path / "inverted"
-        refuse_what_is_there(folder, force)
+        refuse_what_is_there(folder, trained.folder.path, force)
         given = read_images(trained, paths)
         found = there_and_back(trained, given, label, device)
     _write(given, found, folder)

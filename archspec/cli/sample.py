@@ -86,7 +86,7 @@ def command(
         refuse_unused(sampler, solving)
         check_label(label, sampler.classes)
         folder = output or trained.folder.path / "samples"
-        refuse_what_is_there(folder, force)
+        refuse_what_is_there(folder, trained.folder.path, force)
         images = draw(sampler, count, temperature, seed, batch, label)
     _write(images, folder)
 
@@ -100,10 +100,14 @@ def check_label(label: int | None, classes: int) -> None:
     raise Refused(f"there is no class {label}: they are numbered from 0 to {classes - 1}")
 
 
-def refuse_what_is_there(folder: Path, force: bool) -> None:
-    """Raises `Refused` for a folder that is not to be replaced, or holds something else."""
+def refuse_what_is_there(folder: Path, run: Path, force: bool) -> None:
+    """Raises `Refused` for a folder that is not to be replaced, or holds something else, such as
+    the run."""
     if not folder.exists():
         return
+    for inside in (Path.cwd(), run):
+        if inside.resolve().is_relative_to(folder.resolve()):
+            raise Refused(f"{folder} is not replaced: {inside} is in it; choose another --output")
     if not force:
         raise Refused(f"{folder}: not replaced; --force does, or --output names another folder")
     if not (folder / "grid.png").is_file():

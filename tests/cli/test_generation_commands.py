@@ -56,6 +56,12 @@ def test_nothing_is_replaced_unasked(invoked, run: Path) -> None:
     assert len(list((run / "samples" / "images").iterdir())) == 2
     assert invoked("sample", "flow", "--count", "3", "--force").returncode == 0
     assert len(list((run / "samples" / "images").iterdir())) == 3
+    Path("grid.png").touch()
+    for parent in (".", "..", "runs", str(run)):
+        Path(parent, "grid.png").touch()
+        done = invoked("sample", "flow", "--output", parent, "--force")
+        assert done.returncode == 2
+        assert "is in it; choose another" in done.stderr
     mine = Path("mine")
     mine.mkdir()
     (mine / "thesis.tex").write_text("mine")
@@ -109,6 +115,10 @@ def test_samples_beside_data(invoked, run: Path) -> None:
         (("evaluate", "flow", "--features", "classifier"), "go with --fidelity"),
         (("evaluate", "flow", "--fidelity", "--features", "flow"), "is no classifier that ends"),
         (("evaluate", "flow", "--fidelity", "--features", "gone"), "there is no folder gone"),
+        (
+            ("evaluate", "flow", "--inversion", "--fidelity", "--images", "1"),
+            "--images 2, or more",
+        ),
         (("sample", "flow", "--count", "0"), "0 is not in the range"),
         (("sample", "flow", "--temperature", "-1"), "-1"),
         (("sample", "flow", "--device", "gpu"), "gpu"),
@@ -125,6 +135,16 @@ def test_mistakes(invoked, run: Path, arguments: tuple[str, ...], message: str) 
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (run / "samples").exists()
+
+
+def test_features_are_of_images_of_the_same_size(invoked, run: Path) -> None:
+    finished_run("reversible", Path("large"), "input.image=[1, 16, 16]", LARGE)
+    done = invoked("evaluate", "flow", "--fidelity", "--features", "large")
+    assert done.returncode == 2
+    assert "is of images of 1×16×16, and these are 1×8×8" in done.stderr
+
+
+LARGE = "data={fake: {samples: 128, tests: 20}}"
 
 
 def test_a_file_that_is_no_image_ends_it(invoked, run: Path) -> None:
