@@ -53,7 +53,10 @@ class BaseFlow(BaseNetwork):
     def forward(self, value: Tensor, **side: Tensor) -> Tensor:
         """log p(z) + log|det dz/dx| of data x (B, …), (B) (Dinh et al. 2017, equation 2). Raises
         what `BaseNetwork.forward` raises."""
-        encoded = self.encode(value, NOTHING, **side)
+        return self.log_density(self.encode(value, NOTHING, **side))
+
+    def log_density(self, encoded: Encoded) -> Tensor:
+        """Of data by what `encode` has made of them, in nats, (B)."""
         densities = [
             prior.log_density(latent, context)
             for prior, latent, context in zip(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from torch import nn
+from copy import copy
+from dataclasses import replace
+
+from torch import Tensor, nn
 
 from archspec.shapes import Image, Shape, channel_dimension
 from compiler.base_flow import BaseFlow
+from compiler.base_network import Stages
 from compiler.bijections import parts_of
 from compiler.network import Network
 from compiler.plan import NetworkPlan
 from compiler.priors import ConditionalPrior, LearnedPrior, Prior, PriorKind
+from compiler.stage import with_plan
 
 
 class Flow(BaseFlow, Network):
@@ -20,6 +25,21 @@ class Flow(BaseFlow, Network):
         assert plan.prior is not None
         kind = plan.prior
         self.priors = nn.ModuleList(build_prior(kind, *shapes) for shapes in latent_shapes(plan))
+
+    def from_noise(self, noise: Tensor, **side: Tensor) -> Tensor:
+        """As `BaseFlow.from_noise`; what is exact, in floating point: an exact inverse goes back
+        where the way there has been, and noise comes from nowhere."""
+        if any(stage.facts.needs_information for stage in self.stages):
+            return self.in_floating_point().from_noise(noise, **side)
+        return super().from_noise(noise, **side)
+
+    def in_floating_point(self) -> Flow:
+        """The same modules, with stages without exact arithmetic."""
+        twin = copy(self)
+        plans = {s.plan.name: replace(s.plan, fraction_bits=None) for s in self.stages}
+        stages = {s.plan.name: with_plan(s, plans[s.plan.name]) for s in self.stages}
+        twin._modules = {**self._modules, "stages": Stages(stages)}
+        return twin
 
 
 def latent_shapes(plan: NetworkPlan) -> list[tuple[Shape, Shape | None]]:

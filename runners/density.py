@@ -4,6 +4,7 @@ a flow is held against."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -94,9 +95,21 @@ class Gaussian:
         return self.mean + noise @ self.factor.mT
 
 
-def fitted_gaussian(vectors: Tensor) -> Gaussian:
-    """By maximum likelihood to vectors (N, D), of which N is above D. Raises
-    `torch.linalg.LinAlgError` where their covariance is singular."""
-    vectors = vectors.double()
-    covariance = torch.cov(vectors.mT, correction=0)
-    return Gaussian(vectors.mean(0), torch.linalg.cholesky(covariance))
+def fitted_gaussian(batches: Iterable[Tensor]) -> Gaussian:
+    """By maximum likelihood to vectors, in batches (N, D), of which there are more than D in all.
+    Raises `torch.linalg.LinAlgError` where their covariance is singular."""
+    count, start = 0, None
+    for vectors in batches:
+        vectors = vectors.double()
+        if start is None:  # sums of what is left are small, and cancel nothing
+            start = vectors.mean(0)
+            total = torch.zeros_like(start)
+            products = torch.zeros(len(start), len(start), dtype=torch.float64)
+        apart = vectors - start
+        count += len(apart)
+        total += apart.sum(0)
+        products += apart.mT @ apart
+    assert start is not None
+    shift = total / count
+    covariance = products / count - torch.outer(shift, shift)
+    return Gaussian(start + shift, torch.linalg.cholesky(covariance))

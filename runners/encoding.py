@@ -15,6 +15,7 @@ from runners.as_data import check_images
 from runners.augment import plain_image
 from runners.density import bits_per_dimension, levels_of
 from runners.devices import find_device
+from runners.errors import TrainingError
 from runners.labels import NO_LABEL, label_of
 from runners.samples import FileImages, ImageDecoder
 from runners.trained import Trained
@@ -31,14 +32,14 @@ class Inverted:
     largest_error: float
     """Of the values that the network sees."""
     bits: Tensor
-    """Bits per dimension of each image, (N)."""
+    """Bits per dimension of each image in the middle of its levels, (N)."""
 
 
 @torch.no_grad()
 def there_and_back(trained: Trained, images: Tensor, label: int | None, device: str) -> Inverted:
     """Images (N, C, H, W) from 0 to 1, all of one class, through the density of a run, and back by
     its inverse. They are taken in the middle of their levels, without noise. Raises what `flow_of`
-    raises, and `SpecError` for a device that is not there."""
+    raises, `SpecError` for a device that is not there, and `TrainingError`."""
     flow, levels, chosen = flow_of(trained), levels_of(trained.loaded), find_device(device)
     flow = flow.to(chosen)
     values, change = levels.values(images.to(chosen), torch.tensor(0.5))
@@ -47,7 +48,9 @@ def there_and_back(trained: Trained, images: Tensor, label: int | None, device: 
     kept = flow.informations()
     encoded = flow.encode(values, kept, **side)
     back = flow.decode(encoded.latents, kept, **side)
-    bits = bits_per_dimension(flow(values, **side) + change, images[0].numel())
+    bits = bits_per_dimension(flow.log_density(encoded) + change, images[0].numel())
+    if not all(found.isfinite().all() for found in (*encoded.latents, bits, back)):
+        raise TrainingError("the density gives latents, or images, that are not finite")
     return Inverted(
         tuple(latent.cpu() for latent in encoded.latents),
         levels.images(back).cpu(),

@@ -14,6 +14,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from archspec.data import AnyData
+from archspec.diagnostics import SpecError
 from archspec.loading import Loaded
 from archspec.training import Classify, Generative
 from archspec.tree import Node
@@ -192,7 +194,7 @@ def evaluate_run(
     fabric, task = open_fabric(loaded, recipe, device), open_task(loaded)
     makes_images = isinstance(loaded.spec.task, Generative)
     with of_trained(loaded):
-        opened = open_data(loaded, entry, recipe.seed, open_splits if makes_images else OPEN[part])
+        opened = _opened(loaded, entry, recipe.seed, part)
     check_classes(trained, opened)
     split = (opened.test if part == "test" else opened.validation).on(fabric.device)
     means = Means(batch or recipe.at_once, str(fabric.device), recipe.precision)
@@ -218,6 +220,17 @@ def evaluate_run(
     few = as_data(loaded, held, trips.images)
     inversion, strip = invert_images(trained.model, few, trips)
     return replace(evaluation, inversion=inversion, strip=strip)
+
+
+def _opened(loaded: Loaded, entry: AnyData, seed: int, part: Part) -> Data:
+    """The data of a spec; to networks that make images belongs what they were trained on, where it
+    is there. Raises `SpecError`."""
+    if part == "test" and isinstance(loaded.spec.task, Generative):
+        try:
+            return open_data(loaded, entry, seed, open_splits)
+        except SpecError:  # a test folder alone
+            return replace(open_data(loaded, entry, seed, open_held_out), plain=None)
+    return open_data(loaded, entry, seed, OPEN[part])
 
 
 @torch.no_grad()

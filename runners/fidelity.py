@@ -16,9 +16,11 @@ from torch.utils.data import Dataset
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.loading import Loaded
 from archspec.training import Classify
+from compiler.base_network import BaseNetwork
 from runners.data import open_data
 from runners.errors import TrainingError
 from runners.generation import Sampler, Solving, VelocitySampler, in_turn
+from runners.likeness import Likeness
 from runners.pictures import as_bytes
 from runners.train import recipe_and_data
 from runners.trained import Trained
@@ -110,9 +112,12 @@ def classifier_features(
     images of these sizes. Raises `SpecError` for a run of another task, whose head ends in no
     linear layer, or of other images."""
     loaded = trained.loaded
-    linear = [m for m in trained.model.modules() if isinstance(m, nn.Linear)]
-    if not isinstance(loaded.spec.task, Classify) or not linear:
-        message = f"the run in {trained.folder.path} is no classifier that ends in a linear layer"
+    assert isinstance(trained.model, BaseNetwork)
+    last = next(reversed(list(trained.model.head.children())), None)
+    if not isinstance(loaded.spec.task, Classify) or not isinstance(last, nn.Linear):
+        message = (
+            f"the run in {trained.folder.path} is no classifier whose head ends in a linear layer"
+        )
         help = "`archspec train vit_digits` makes one; features are those of a run of the same data"
         raise SpecError([Diagnostic("E604", message, None, help)])
     if loaded.spec.input.sizes != sizes:
@@ -121,7 +126,7 @@ def classifier_features(
             f"the run in {trained.folder.path} is of images of {found}, and these are {wanted}"
         )
         raise SpecError([Diagnostic("E604", message)])
-    model, last, prepare = trained.model.to(device), linear[-1], preparation(loaded)
+    model, prepare, final = trained.model.to(device), preparation(loaded), last
 
     class ClassifierFeatures(FeatureExtractorBase):  # type: ignore[misc]
         """Of images as bytes (B, C, H, W)."""
@@ -147,7 +152,7 @@ def classifier_features(
             def heard(module: nn.Module, given: Any, output: Tensor) -> None:
                 found["features"], found["logits"] = given[0].flatten(1), output
 
-            with last.register_forward_hook(heard):
+            with final.register_forward_hook(heard):
                 model(prepare(images.to(device)))
             return tuple(found[name].float() for name in self.features_list)
 
@@ -179,6 +184,7 @@ def measure_fidelity(
         features,
         input1_model_num_samples=samples,
         isc=True,
+        kid=True,
         prc=True,
         kid_subset_size=min(KID_SUBSET, samples, len(images)),
         cuda=device.type == "cuda",
@@ -199,21 +205,19 @@ def measure_fidelity(
     )
 
 
-def measure_distances(images: Tensor, others: Tensor, features: Features) -> tuple[float, float]:
-    """Fréchet's distance and the kernel distance between as many images (N, C, H, W) of bytes and
-    others, on the CPU. Raises what `measure_fidelity` raises."""
+def measure_likeness(images: Tensor, others: Tensor, features: Features) -> Likeness:
+    """As many images (N, C, H, W) of bytes beside others, on the CPU. Raises what
+    `measure_fidelity` raises."""
     channels = 3 if features.extractor is None else images.shape[1]
     first, second = (coloured(each, channels) for each in (images, others))
     registry = torch_fidelity.registry.DATASETS_REGISTRY
     registry.pop(_OTHERS, None)
     torch_fidelity.register_dataset(_OTHERS, lambda root, download: Held(second))
-    found = _calculated(
-        _OTHERS, first, features, kid_subset_size=min(KID_SUBSET, len(images)), cuda=False
-    )
-    distances = found["frechet_inception_distance"], found["kernel_inception_distance_mean"]
-    if not all(map(math.isfinite, distances)):
+    found = _calculated(_OTHERS, first, features, prc=True, cuda=False)
+    distance = found["frechet_inception_distance"]
+    if not math.isfinite(distance):
         raise TrainingError("the features of images, or of what came back, are not finite")
-    return distances
+    return Likeness(max(0.0, distance), found["precision"], found["recall"])
 
 
 def _calculated(
@@ -233,7 +237,6 @@ def _calculated(
             input1=first,
             input2=_TEST_SET,
             fid=True,
-            kid=True,
             cache=False,  # its names know nothing of weights
             save_cpu_ram=True,  # no processes that read
             rng_seed=SEED,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,10 +10,8 @@ from torch import Tensor
 
 from archspec.diagnostics import Diagnostic, SpecError
 from archspec.training import FlowMatching
-from compiler.base_network import Stages
 from compiler.flow import Flow
 from compiler.network import Network
-from compiler.stage import with_plan
 from runners.as_data import check_images
 from runners.density import Gaussian, Levels, levels_of
 from runners.devices import find_device
@@ -136,20 +133,9 @@ def sampler_of(trained: Trained, device: str, solving: Solving = Solving()) -> S
     chosen, levels = find_device(device), levels_of(trained.loaded)
     classes = spec.task.sizes.get("classes", 0)
     if isinstance(model, Flow):
-        return FlowSampler(_in_floating_point(model).to(chosen), levels, classes)
+        return FlowSampler(model.to(chosen), levels, classes)
     assert isinstance(model, Network)
     return VelocitySampler(model.to(chosen), levels, classes, solving)
-
-
-def _in_floating_point(flow: Flow) -> Flow:
-    """The same weights without exact arithmetic, whose inverse goes back alone where the way there
-    has been: a sample comes from nowhere."""
-    if not any(stage.facts.needs_information for stage in flow.stages):
-        return flow
-    twin = copy(flow)
-    stages = {s.plan.name: with_plan(s, replace(s.plan, fraction_bits=None)) for s in flow.stages}
-    twin._modules = {**flow._modules, "stages": Stages(stages)}
-    return twin
 
 
 @torch.no_grad()

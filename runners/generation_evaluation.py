@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,8 +60,10 @@ def evaluate_generation(
     if compared is None and not is_density:
         return GenerationEvaluation(None)
     levels = levels_of(loaded)
-    images = all_images(split, recipe.at_once)
     gaussian = gaussian_of(data, levels, recipe.at_once)
+    if compared is None and gaussian is None:
+        return GenerationEvaluation(None)
+    images = all_images(split, recipe.at_once)
     bits = gaussian_bits(gaussian, levels, images) if gaussian and is_density else None
     if compared is None:
         return GenerationEvaluation(bits)
@@ -85,22 +88,31 @@ def evaluate_generation(
     return GenerationEvaluation(bits, found, held(GaussianSampler(gaussian, levels, sizes), 1.0))
 
 
+def images_of(split: Split, batch: int) -> Iterator[Tensor]:
+    """The images of a split (B, C, H, W), from 0 to 1, on the CPU."""
+    return (images for images, _ in read(split, in_order(split, batch), CPU))
+
+
 def all_images(split: Split, batch: int) -> Tensor:
-    """The images of a split (N, C, H, W), from 0 to 1, on the CPU."""
-    return torch.cat([images for images, _ in read(split, in_order(split, batch), CPU)])
+    """The same as one tensor."""
+    return torch.cat(list(images_of(split, batch)))
 
 
 def gaussian_of(data: Data, levels: Levels, batch: int) -> Gaussian | None:
     """A Gaussian of the shares of levels of the training images, dequantised once, without
-    augmentation; None where they are too few, or have too many numbers."""
-    assert data.plain is not None
-    first = all_images(replace(data.plain, indices=data.plain.indices[:1]), 1)
+    augmentation; None where there are none, too few, or of too many numbers."""
+    if data.plain is None or not len(data.plain):
+        return None
+    (first,) = images_of(replace(data.plain, indices=data.plain.indices[:1]), 1)
     if first.numel() > MOST_DIMENSIONS or len(data.plain) <= first.numel():
         return None
-    images = all_images(data.plain, batch)
-    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    source = torch.Generator().manual_seed(0)
+    shares = (
+        levels.shares(images, torch.rand(images.shape, generator=source)).flatten(1)
+        for images in images_of(data.plain, batch)
+    )
     try:
-        return fitted_gaussian(levels.shares(images, noise).flatten(1))
+        return fitted_gaussian(shares)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         return None
 

@@ -20,7 +20,7 @@ from compiler.network import Network
 from compiler.round_trips import ARITHMETICS, Arithmetic, read_back, round_trip, with_constants
 from compiler.stage import Stage
 from runners.as_data import AsData
-from runners.feature_names import measure_names
+from runners.likeness import Likeness, measure_names
 from runners.pictures import as_bytes, write_grid
 
 SHOWN = 12
@@ -35,8 +35,8 @@ class Beside:
 
     features: str
     """What they are called."""
-    distances: Callable[[Tensor, Tensor], tuple[float, float]]
-    """Fréchet's and that of kernels, between images (N, C, H, W) of bytes and others."""
+    measure: Callable[[Tensor, Tensor], Likeness]
+    """Images (N, C, H, W) of bytes beside others."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,8 @@ class Row:
     """Of a pixel, from 0 to 1."""
     exact_pixels: float | None = None
     """The share of pixels that are of the same level."""
-    frechet_distance: float | None = None
-    """Between the images and what came back, by features; None where it was not asked for."""
-    kernel_distance: float | None = None
+    likeness: Likeness | None = None
+    """Of what came back to the images, by features; None where it was not asked for."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def invert_images(network: Network, data: AsData, asked: Trips) -> tuple[Inversi
     """Images to the streams of a stage, through layers and back, and to images again: by
     first-order least squares where what is before the stage has no inverse. Raises `SpecError` for
     a stage that has no inverse, or does not start from its input, and for constants that it has
-    not; and what `Beside.distances` raises.
+    not; and what `Beside.measure` raises.
     """
     network = network.cpu().eval()
     stage = _chosen(network, asked.stage)
@@ -202,15 +201,15 @@ def _row(
     )
     if beside is None:
         return row
-    frechet, kernel = beside.distances(as_bytes(data.images), as_bytes(images))
-    return replace(row, frechet_distance=frechet, kernel_distance=kernel)
+    return replace(row, likeness=beside.measure(as_bytes(data.images), as_bytes(images)))
 
 
 def header(found: Inversion) -> tuple[str, ...]:
     """Of a table of its rows, behind their titles."""
-    _, frechet, kernel = measure_names(found.features or "")
-    distances = () if found.features is None else (frechet, kernel)
-    return ("layers", "streams", "PSNR, dB", "largest", "same level", *distances)
+    known = ("layers", "streams", "PSNR, dB", "largest", "same level")
+    if found.features is None:
+        return known
+    return (*known, measure_names(found.features)[1], "precision", "recall")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -218,7 +217,10 @@ def cells(row: Row) -> tuple[str, ...]:
     title = f"{row.constant}, {row.arithmetic}" if row.constant else row.arithmetic
     if row.stream_error is None:
         return (title, str(row.layers), "out of range", "", "", "")
-    distances = [each for each in (row.frechet_distance, row.kernel_distance) if each is not None]
+    like = row.likeness
+    likeness: tuple[str, ...] = ()
+    if like is not None:
+        likeness = (f"{like.frechet_distance:.3g}", f"{like.precision:.3f}", f"{like.recall:.3f}")
     return (
         title,
         str(row.layers),
@@ -226,7 +228,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "exact" if row.psnr is None else f"{row.psnr:.1f}",
         f"{row.largest_error:.1e}",
         f"{row.exact_pixels:.2%}",
-        *(f"{each:.3g}" for each in distances),
+        *likeness,
     )
 
 

@@ -49,13 +49,17 @@ def write_folder(images: Tensor, folder: Path) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill in place of `folder`, which it replaces when the block ends without an
     error. Raises OSError."""
+    folder = folder.absolute()
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
+        before = folder.with_name(f".{folder.name}.before")
+        shutil.rmtree(before, ignore_errors=True)
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, before)
         os.replace(partial, folder)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from archspec.cli.options import allow_modules, numbers
+from archspec.cli.options import allow_modules, finite, numbers
 from archspec.cli.options import as_json as json_option
 from archspec.cli.runs import Refused, opened, run_argument, told
 from archspec.cli.runs import weights as weights_option
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from runners.trained import Trained, Which
 
 
+FEWEST = 16
+"""Images that fidelity is told of."""
 FILES = ("evaluation.json", "confusion.svg", "reliability.svg", "inversion.png")
 
 
@@ -80,12 +82,13 @@ def constant_values(
 )
 @click.option(
     "--samples",
-    type=click.IntRange(16, 1_000_000),
+    type=click.IntRange(FEWEST, 1_000_000),
     help="With --fidelity: how many; as many as the split has by default.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
+    callback=finite,
     default=1.0,
     show_default=True,
     help="With --fidelity: times the noise that samples are made of.",
@@ -163,8 +166,8 @@ def command(
         raise click.UsageError(f"{said} go with --fidelity")
     if not inversion and (layers, constant, stage, images) != (None, None, None, 64):
         raise click.UsageError("--layers, --constant, --stage and --images go with --inversion")
-    if inversion and fidelity and images < 2:
-        raise click.UsageError("--fidelity compares sets of images: --images 2, or more")
+    if inversion and fidelity and images < FEWEST:
+        raise click.UsageError(f"--fidelity compares sets of images: --images {FEWEST}, or more")
     from runners.evaluation import data_of, evaluate_run, subject_of
     from runners.inversion import Trips
 
@@ -212,8 +215,8 @@ def _features(
 ) -> Features:
     """Those of a classifier's run, or of Inception."""
     from runners.devices import find_device
-    from runners.feature_names import INCEPTION
     from runners.fidelity import Features, classifier_features
+    from runners.likeness import INCEPTION
 
     if path is None:
         return Features(INCEPTION)
@@ -243,10 +246,10 @@ def _beside(features: Features) -> Beside:
     """What is asked for of reconstructions."""
     from functools import partial
 
-    from runners.fidelity import measure_distances
+    from runners.fidelity import measure_likeness
     from runners.inversion import Beside
 
-    return Beside(features.name, partial(measure_distances, features=features))
+    return Beside(features.name, partial(measure_likeness, features=features))
 
 
 def _refuse_others(folder: Path, subject: Subject) -> None:

@@ -70,7 +70,7 @@ def _values(found: Evaluation) -> Table:
 
 def _fidelity(found: GenerationEvaluation) -> Table:
     """Samples beside data, and a Gaussian's beside them."""
-    from runners.feature_names import measure_names
+    from runners.likeness import measure_names
 
     rows = [("samples", found.fidelity), ("a Gaussian's", found.gaussian_fidelity)]
     shown = [(name, fidelity) for name, fidelity in rows if fidelity is not None]

@@ -75,7 +75,7 @@ def command(
         found = there_and_back(trained, given, label, device)
     _write(given, found, folder)
     for path, bits in list(zip(paths, found.bits.tolist(), strict=True))[:SHOWN]:
-        click.echo(f"{bits:8.4f} bits per dimension  {path}")
+        click.echo(f"{bits:8.4f} bits per dimension, in the middle of its levels  {path}")
     if len(paths) > SHOWN:
         mean = float(found.bits.mean())
         click.echo(f"{mean:8.4f} bits per dimension, the mean of {len(paths):,} images")
@@ -89,7 +89,7 @@ def _files(given: tuple[Path, ...]) -> list[Path]:
     for path in given:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         files = [each for each in inside if each.suffix.lower() in ENDINGS or each == path]
-        if not files or (path.is_dir() and files == [path]):
+        if not files:
             raise Refused(f"there are no images in {path}: they end in {', '.join(ENDINGS)}")
         found += [each for each in files if each.is_file()]
     if len(found) > MOST:

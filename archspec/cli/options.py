@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 
@@ -73,3 +74,10 @@ def numbers(
     if not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"`{text}`: write numbers as 12,24,48", context, option)
     return tuple(dict.fromkeys(map(int, parts)))
+
+
+def finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """What `FloatRange` lets through. Raises `click.BadParameter`."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number to compute with", context, option)
+    return value

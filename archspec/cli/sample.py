@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from archspec.cli.options import allow_modules
+from archspec.cli.options import allow_modules, finite
 from archspec.cli.runs import Refused, opened, run_argument, told
 from archspec.cli.runs import weights as weights_option
 from archspec.cli.solving import refuse_unused, solving_of, solving_options
@@ -35,6 +37,7 @@ GRID = 100
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
+    callback=finite,
     default=1.0,
     show_default=True,
     help="Times the noise that images are made of: below 1, they are more alike, and more likely.",
@@ -100,18 +103,24 @@ def check_label(label: int | None, classes: int) -> None:
     raise Refused(f"there is no class {label}: they are numbered from 0 to {classes - 1}")
 
 
+OWN = re.compile(r"grid\.png|latents\.safetensors|images|images/\d{5,}\.png")
+"""What the folders hold that are written here."""
+
+
 def refuse_what_is_there(folder: Path, run: Path, force: bool) -> None:
-    """Raises `Refused` for a folder that is not to be replaced, or holds something else, such as
-    the run."""
-    if not folder.exists():
-        return
-    for inside in (Path.cwd(), run):
-        if inside.resolve().is_relative_to(folder.resolve()):
-            raise Refused(f"{folder} is not replaced: {inside} is in it; choose another --output")
-    if not force:
+    """Raises `Refused` for a folder that is not to be replaced, that holds something else, such as
+    the run, or that cannot be written."""
+    if folder.is_symlink() or (folder.exists() and not force):
         raise Refused(f"{folder}: not replaced; --force does, or --output names another folder")
-    if not (folder / "grid.png").is_file():
-        raise Refused(f"{folder} is not replaced: there is no grid.png in it, so it is not ours")
+    for inside in (Path.cwd(), run):
+        if folder.exists() and inside.resolve().is_relative_to(folder.resolve()):
+            raise Refused(f"{folder} is not replaced: {inside} is in it; choose another --output")
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
+    if strange := next((name for name in names if not OWN.fullmatch(name)), None):
+        raise Refused(f"{folder} is not replaced: {strange} in it is not ours")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise Refused(f"cannot write in {above}")
 
 
 def _write(images: Tensor, folder: Path) -> None:

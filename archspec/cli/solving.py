@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archspec.cli.options import finite
 from archspec.cli.runs import Refused
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def solving_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--guidance",
         type=click.FloatRange(min=0),
+        callback=finite,
         help="Of flow matching with classes: 1, by default, for what the network says of a class; "
         "more to go past it.",
     )

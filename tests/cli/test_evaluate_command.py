@@ -15,6 +15,7 @@ from finished_runs import finished_run
 from safetensors.torch import load_file, save_file
 
 from archspec.loading import load
+from runners.likeness import Likeness
 from runners.run_folder import TrainResult
 from runners.train import train
 
@@ -166,7 +167,7 @@ def test_every_key_is_in_the_documentation(invoked, run, here) -> None:
     velocities = json.loads(invoked("evaluate", "velocities", *asked, "--json").stdout)
     fidelity = velocities["generation"]["fidelity"]
     images = {*velocities["generation"], *fidelity, *fidelity["solving"]}
-    back = {*flow, *flow["inversion"], *flow["inversion"]["rows"][0]}
+    back = {*flow, *flow["inversion"], *flow["inversion"]["rows"][0], *vars(Likeness(0, 0, 0))}
     assert keys == {*found, *code, *velocities, *images, *back, *classes, *classes["bins"][0]}
 
 
@@ -253,8 +254,9 @@ def test_what_comes_back_is_held_against_the_images(invoked, run: Path) -> None:
     found = json.loads(done.stdout)["inversion"]
     assert (found["features"], found["images"]) == ("run", 100)
     by = {row["arithmetic"]: row for row in found["rows"]}
-    assert abs(by["exact"]["frechet_distance"]) < 1e-5
-    assert by["bf16"]["frechet_distance"] > by["exact"]["frechet_distance"]
+    exact, bf16 = (by[name]["likeness"] for name in ("exact", "bf16"))
+    assert 0 <= exact["frechet_distance"] < 1e-5 < bf16["frechet_distance"]
+    assert (exact["precision"], exact["recall"]) == (1, 1)
 
 
 def test_any_stage_is_inverted(invoked, here: Path) -> None:

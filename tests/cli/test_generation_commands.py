@@ -56,12 +56,17 @@ def test_nothing_is_replaced_unasked(invoked, run: Path) -> None:
     assert len(list((run / "samples" / "images").iterdir())) == 2
     assert invoked("sample", "flow", "--count", "3", "--force").returncode == 0
     assert len(list((run / "samples" / "images").iterdir())) == 3
-    Path("grid.png").touch()
     for parent in (".", "..", "runs", str(run)):
         Path(parent, "grid.png").touch()
         done = invoked("sample", "flow", "--output", parent, "--force")
         assert done.returncode == 2
         assert "is in it; choose another" in done.stderr
+    assert invoked("sample", "flow", "--count", "2", "--force").returncode == 0
+    (run / "samples" / "mine.txt").write_text("mine")
+    done = invoked("sample", "flow", "--force")
+    assert done.returncode == 2
+    assert "mine.txt in it is not ours" in done.stderr
+    assert (run / "samples" / "mine.txt").read_text() == "mine"
     mine = Path("mine")
     mine.mkdir()
     (mine / "thesis.tex").write_text("mine")
@@ -113,14 +118,18 @@ def test_samples_beside_data(invoked, run: Path) -> None:
         (("invert", "flow", "."), "there are no images in"),
         (("evaluate", "classifier", "--fidelity"), "is of the task classify"),
         (("evaluate", "flow", "--features", "classifier"), "go with --fidelity"),
-        (("evaluate", "flow", "--fidelity", "--features", "flow"), "is no classifier that ends"),
+        (
+            ("evaluate", "flow", "--fidelity", "--features", "flow"),
+            "is no classifier whose head ends",
+        ),
         (("evaluate", "flow", "--fidelity", "--features", "gone"), "there is no folder gone"),
         (
             ("evaluate", "flow", "--inversion", "--fidelity", "--images", "1"),
-            "--images 2, or more",
+            "--images 16, or more",
         ),
         (("sample", "flow", "--count", "0"), "0 is not in the range"),
         (("sample", "flow", "--temperature", "-1"), "-1"),
+        (("sample", "flow", "--temperature", "nan"), "nan is no number to compute with"),
         (("sample", "flow", "--device", "gpu"), "gpu"),
         (("sample", "flow", "--steps", "4"), "--steps goes with `task: flow_matching`"),
         (("sample", "flow", "--label", "1"), "--label goes with classes"),

@@ -17,6 +17,7 @@ from archspec.loading import load
 from runners.data import in_order, open_data, read
 from runners.density import Levels, bits_per_dimension, fitted_gaussian
 from runners.encoding import there_and_back
+from runners.errors import TrainingError
 from runners.evaluation import evaluate_run
 from runners.export import FORMATS
 from runners.generation import draw, sampler_of
@@ -60,7 +61,7 @@ def test_a_gaussian_is_that_of_the_sample() -> None:
     source = torch.Generator().manual_seed(0)
     mixing = torch.randn(4, 4, generator=source, dtype=torch.float64)
     vectors = torch.randn(500, 4, generator=source, dtype=torch.float64) @ mixing + 2
-    found = fitted_gaussian(vectors)
+    found = fitted_gaussian(vectors.split(120))
     wanted = MultivariateNormal(vectors.mean(0), torch.cov(vectors.mT, correction=0))
     torch.testing.assert_close(found.log_density(vectors), wanted.log_prob(vectors))
     noise = torch.randn(20_000, 4, generator=source, dtype=torch.float64)
@@ -162,6 +163,19 @@ def test_what_does_not_go_with_a_density(settings: str, message: str, tmp_path: 
     with pytest.raises(SpecError, match=message):
         train(load("realnvp_digits", [settings]), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_density_that_gives_nothing_finite_is_told(tmp_path: Path) -> None:
+    settings = ["stages.trunk.depth=1", "train.epochs=1", "train.warmup=0"]
+    train(load("realnvp_digits", settings), tmp_path / "run", device="cpu", quiet=True)
+    trained = open_trained(tmp_path / "run")
+    with torch.no_grad():
+        next(trained.model.parameters()).fill_(math.nan)
+    images = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(TrainingError, match="not finite"):
+        there_and_back(trained, images, None, "cpu")
+    with pytest.raises(TrainingError, match="not finite"):
+        draw(sampler_of(trained, "cpu"), 2, 1.0, 0, 2, None)
 
 
 def test_few_samples_have_no_gaussian() -> None:

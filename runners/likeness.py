@@ -1,7 +1,8 @@
-"""What measures are called that compare images by a network's features."""
+"""What is told of images that are compared by a network's features."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 INCEPTION = "Inception"
@@ -15,3 +16,13 @@ def measure_names(features: str) -> tuple[str, str, str]:
         return "IS", "FID", "KID"
     by = Path(features).name
     return f"IS[{by}]", f"FD[{by}]", f"KD[{by}]"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How near images are to their originals."""
+
+    frechet_distance: float
+    precision: float
+    """The share of the images that lie among the originals."""
+    recall: float
