@@ -20,14 +20,14 @@ from archspec.loading import Loaded
 from archspec.training import Classify, Generative
 from archspec.tree import Node
 from compiler.network import Network
-from runners.as_data import as_data
+from runners.as_data import as_data, check_images
 from runners.classification import Classified, classified
 from runners.data import Data, Reading, Split, in_order, open_data, read
 from runners.devices import matrix_precision, open_fabric
 from runners.errors import TrainingError
 from runners.folders import OpenFolders, open_held_out, open_splits, unlike
 from runners.generation_evaluation import Compared, GenerationEvaluation, evaluate_generation
-from runners.inversion import Inversion, Strip, Trips, invert_images
+from runners.inversion import Inversion, Strip, Trips, invert_images, stage_of
 from runners.other_data import TRAINED_ON, of_trained, with_data
 from runners.run_folder import identity
 from runners.standing import Score
@@ -190,6 +190,10 @@ def evaluate_run(
     against those of the split as `compared` says; images go there and back as `trips` says.
     """
     loaded = data_of(trained, data)
+    if trips is not None:  # before the work of measuring
+        assert isinstance(trained.model, Network)
+        check_images(loaded)
+        stage_of(trained.model, trips)
     recipe, entry = recipe_and_data(loaded)
     fabric, task = open_fabric(loaded, recipe, device), open_task(loaded)
     makes_images = isinstance(loaded.spec.task, Generative)
@@ -203,7 +207,9 @@ def evaluate_run(
         found = measure(trained.model, task, split, means.batch, fabric)
         if makes_images:
             held = opened.test if part == "test" else opened.validation
-            generation = evaluate_generation(loaded, opened, held, recipe, fabric.device, compared)
+            generation = evaluate_generation(
+                loaded, opened, held, means.batch, fabric.device, compared
+            )
     names, classes = opened.classes, None
     if isinstance(loaded.spec.task, Classify):
         classes = classified(found.outputs, found.targets)

@@ -20,7 +20,7 @@ from compiler.base_network import BaseNetwork
 from runners.data import open_data
 from runners.errors import TrainingError
 from runners.generation import Sampler, Solving, VelocitySampler, in_turn
-from runners.likeness import Likeness
+from runners.likeness import FEWEST, Likeness
 from runners.pictures import as_bytes
 from runners.train import recipe_and_data
 from runners.trained import Trained
@@ -72,15 +72,16 @@ class Samples(torch_fidelity.GenerativeModelBase):  # type: ignore[misc]
     num_classes = 0  # the library would draw labels, which fails with NumPy from 1.24 on
     z_size = 0
 
-    def __init__(self, sampler: Sampler, temperature: float, channels: int) -> None:
+    def __init__(self, sampler: Sampler, temperature: float, channels: int, count: int) -> None:
+        """`count` samples are asked for, and again for each network whose features are."""
         super().__init__()
         self.sampler, self.temperature, self.channels = sampler, temperature, channels
         self.z_size = math.prod(sampler.sizes)
-        self.made = 0
+        self.made, self.count = 0, count
 
     def forward(self, noise: Tensor) -> Tensor:
         """Standard normal numbers (B, z_size) → images."""
-        numbers = torch.arange(self.made, self.made + len(noise))
+        numbers = torch.arange(self.made, self.made + len(noise)) % self.count
         self.made += len(noise)
         scaled = self.temperature * noise.float().view(-1, *self.sampler.sizes)
         images = self.sampler.images(scaled, in_turn(self.sampler, numbers))
@@ -177,9 +178,11 @@ def measure_fidelity(
     device: torch.device,
 ) -> Fidelity:
     """So many samples beside images (N, C, H, W) of bytes, in as many channels, by the features of
-    a network or else by Inception's. Raises `SpecError` where Inception's weights cannot be had."""
+    a network or else by Inception's. Raises `SpecError` where Inception's weights cannot be had,
+    and for too few images."""
+    check_enough(images)
     found = _calculated(
-        Samples(sampler, temperature, images.shape[1]),
+        Samples(sampler, temperature, images.shape[1], samples),
         images,
         features,
         input1_model_num_samples=samples,
@@ -208,6 +211,7 @@ def measure_fidelity(
 def measure_likeness(images: Tensor, others: Tensor, features: Features) -> Likeness:
     """As many images (N, C, H, W) of bytes beside others, on the CPU. Raises what
     `measure_fidelity` raises."""
+    check_enough(images)
     channels = 3 if features.extractor is None else images.shape[1]
     first, second = (coloured(each, channels) for each in (images, others))
     registry = torch_fidelity.registry.DATASETS_REGISTRY
@@ -218,6 +222,15 @@ def measure_likeness(images: Tensor, others: Tensor, features: Features) -> Like
     if not math.isfinite(distance):
         raise TrainingError("the features of images, or of what came back, are not finite")
     return Likeness(max(0.0, distance), found["precision"], found["recall"])
+
+
+def check_enough(images: Tensor) -> None:
+    """Raises `SpecError` for fewer than `FEWEST`."""
+    if len(images) < FEWEST:
+        message = (
+            f"{len(images)} images are too few to compare others with: {FEWEST} are the fewest"
+        )
+        raise SpecError([Diagnostic("E602", message)])
 
 
 def _calculated(

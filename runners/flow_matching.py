@@ -44,8 +44,8 @@ def images_of(values: Tensor, levels: int) -> Tensor:
 
 
 def guided(velocity: Velocity, anyone: Velocity, guidance: float) -> Velocity:
-    """The velocity towards a class, and past it by `guidance` times what sets it apart from that
-    towards `anyone` (Ho and Salimans 2022, equation 6, whose w is guidance - 1)."""
+    """From the velocity towards `anyone` by `guidance` times what sets that towards a class apart
+    (Ho and Salimans 2022, equation 6, whose w is guidance - 1)."""
 
     def both(values: Tensor, time: Tensor) -> Tensor:
         everywhere = anyone(values, time)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from archspec.loading import Loaded
-from archspec.training import Density, Train
+from archspec.training import Density
 from runners.data import Data, Split, in_order, read
 from runners.density import Gaussian, Levels, bits_per_dimension, fitted_gaussian, levels_of
 from runners.fidelity import Features, Fidelity, measure_fidelity
@@ -50,7 +51,7 @@ def evaluate_generation(
     loaded: Loaded,
     data: Data,
     split: Split,
-    recipe: Train,
+    batch: int,
     device: torch.device,
     compared: Compared | None,
 ) -> GenerationEvaluation:
@@ -60,10 +61,11 @@ def evaluate_generation(
     if compared is None and not is_density:
         return GenerationEvaluation(None)
     levels = levels_of(loaded)
-    gaussian = gaussian_of(data, levels, recipe.at_once)
+    dimensions = math.prod(loaded.spec.input.sizes)
+    gaussian = gaussian_of(data, levels, dimensions, batch)
     if compared is None and gaussian is None:
         return GenerationEvaluation(None)
-    images = all_images(split, recipe.at_once)
+    images = all_images(split, batch)
     bits = gaussian_bits(gaussian, levels, images) if gaussian and is_density else None
     if compared is None:
         return GenerationEvaluation(bits)
@@ -77,7 +79,7 @@ def evaluate_generation(
             compared.samples or len(images),
             temperature,
             compared.features,
-            batch=recipe.at_once,
+            batch=batch,
             device=device,
         )
 
@@ -98,13 +100,10 @@ def all_images(split: Split, batch: int) -> Tensor:
     return torch.cat(list(images_of(split, batch)))
 
 
-def gaussian_of(data: Data, levels: Levels, batch: int) -> Gaussian | None:
+def gaussian_of(data: Data, levels: Levels, dimensions: int, batch: int) -> Gaussian | None:
     """A Gaussian of the shares of levels of the training images, dequantised once, without
     augmentation; None where there are none, too few, or of too many numbers."""
-    if data.plain is None or not len(data.plain):
-        return None
-    (first,) = images_of(replace(data.plain, indices=data.plain.indices[:1]), 1)
-    if first.numel() > MOST_DIMENSIONS or len(data.plain) <= first.numel():
+    if data.plain is None or not dimensions < len(data.plain) or dimensions > MOST_DIMENSIONS:
         return None
     source = torch.Generator().manual_seed(0)
     shares = (

@@ -102,14 +102,10 @@ def invert_images(network: Network, data: AsData, asked: Trips) -> tuple[Inversi
     not; and what `Beside.measure` raises.
     """
     network = network.cpu().eval()
-    stage = _chosen(network, asked.stage)
-    _check(stage)
+    stage = stage_of(network, asked)
     given = given_by(network, data.values, dict(data.side))[stage.plan.name]
     parts = parts_of(stage.plan)
     depths = asked.layers or _quarters(stage.plan.depth)
-    if max(depths) > stage.plan.depth:
-        message = f"stage `{stage.plan.name}` has {stage.plan.depth} layers, and not {max(depths)}"
-        raise SpecError([Diagnostic("E604", message)])
     rows, shown = [], {}
     for text, trial in _with_constants(stage, asked):
         for layers in depths:
@@ -131,6 +127,18 @@ def invert_images(network: Network, data: AsData, asked: Trips) -> tuple[Inversi
     features = None if asked.beside is None else asked.beside.features
     inversion = Inversion(stage.plan.name, len(data.images), features, tuple(rows))
     return inversion, Strip(data.images[:SHOWN], shown)
+
+
+def stage_of(network: Network, asked: Trips) -> Stage:
+    """The stage of some round trips. Raises `SpecError` as `invert_images` does."""
+    stage = _chosen(network, asked.stage)
+    _check(stage)
+    deepest = max(asked.layers, default=0)
+    if deepest > stage.plan.depth:
+        message = f"stage `{stage.plan.name}` has {stage.plan.depth} layers, and not {deepest}"
+        raise SpecError([Diagnostic("E604", message)])
+    _with_constants(stage, asked)
+    return stage
 
 
 def _chosen(network: Network, name: str | None) -> Stage:

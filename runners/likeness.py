@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+FEWEST = 16
+"""Images that others are compared with."""
 INCEPTION = "Inception"
 """The features that IS, FID and KID are named for."""
 

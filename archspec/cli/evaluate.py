@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 FEWEST = 16
-"""Images that fidelity is told of."""
+"""Images that fidelity is told of, as in `runners.likeness`."""
 FILES = ("evaluation.json", "confusion.svg", "reliability.svg", "inversion.png")
 
 
@@ -176,6 +176,8 @@ def command(
         if output is not None:
             _refuse_others(output, subject_of(trained, data_of(trained, data), split))
         by = _features(features, trained, device, packages) if fidelity else None
+        if not makes_images(trained) and (samples, temperature, solving) != (None, 1.0, {}):
+            raise Refused("this network makes no images: --samples and the like say nothing of it")
         compared = None
         if by is not None and (makes_images(trained) or not inversion):
             compared = _compared(trained, device, solving, samples, temperature, by)
@@ -278,7 +280,7 @@ def _make(folder: Path) -> None:
 
 def _write(found: Evaluation, folder: Path) -> None:
     from runners.evaluation_plots import plot_confusion, plot_reliability
-    from runners.files import write_json
+    from runners.files import replacing, write_json
     from runners.inversion import write_strip
 
     try:
@@ -287,8 +289,10 @@ def _write(found: Evaluation, folder: Path) -> None:
         if found.classes is not None:
             plot_confusion(found, folder / "confusion.svg")
             plot_reliability(found, folder / "reliability.svg")
+        (folder / "inversion.png").unlink(missing_ok=True)
         if found.strip is not None:
-            write_strip(found.strip, folder / "inversion.png")
+            with replacing(folder / "inversion.png") as partial:
+                write_strip(found.strip, partial)
     except OSError as error:
         raise Refused(f"cannot write in {folder}: {error.strerror or error}") from None
     click.echo(f"written: {folder / 'evaluation.json'}", err=True)

@@ -60,7 +60,9 @@ def command(
     in runs; IMAGES are files, and folders of files. Each image is told by its bits per dimension,
     and by how far it comes back from what it was.
     """
+    from runners.devices import matrix_precision
     from runners.encoding import classes_of, flow_of, read_images, there_and_back
+    from runners.train import recipe_and_data
 
     paths = _files(images)
     with told():
@@ -72,7 +74,8 @@ def command(
         folder = output or trained.folder.path / "inverted"
         refuse_what_is_there(folder, trained.folder.path, force)
         given = read_images(trained, paths)
-        found = there_and_back(trained, given, label, device)
+        with matrix_precision(recipe_and_data(trained.loaded)[0]):
+            found = there_and_back(trained, given, label, device)
     _write(given, found, folder)
     for path, bits in list(zip(paths, found.bits.tolist(), strict=True))[:SHOWN]:
         click.echo(f"{bits:8.4f} bits per dimension, in the middle of its levels  {path}")

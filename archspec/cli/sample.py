@@ -42,7 +42,9 @@ GRID = 100
     show_default=True,
     help="Times the noise that images are made of: below 1, they are more alike, and more likely.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of noise.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of noise."
+)
 @click.option(
     "--label",
     type=click.IntRange(min=0),
@@ -81,7 +83,9 @@ def command(
     RUN is the folder that `archspec train` has left of a spec with `task: density` or
     `task: flow_matching`, or its name in runs. The same seed draws the same images.
     """
+    from runners.devices import matrix_precision
     from runners.generation import draw, sampler_of
+    from runners.train import recipe_and_data
 
     with told():
         trained = opened(run, weights, packages)
@@ -90,7 +94,8 @@ def command(
         check_label(label, sampler.classes)
         folder = output or trained.folder.path / "samples"
         refuse_what_is_there(folder, trained.folder.path, force)
-        images = draw(sampler, count, temperature, seed, batch, label)
+        with matrix_precision(recipe_and_data(trained.loaded)[0]):
+            images = draw(sampler, count, temperature, seed, batch, label)
     _write(images, folder)
 
 

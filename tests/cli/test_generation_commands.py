@@ -128,6 +128,11 @@ def test_samples_beside_data(invoked, run: Path) -> None:
             "--images 16, or more",
         ),
         (("sample", "flow", "--count", "0"), "0 is not in the range"),
+        (("sample", "flow", "--seed", str(2**64)), "is not in the range"),
+        (
+            ("evaluate", "classifier", "--inversion", "--fidelity", "--steps", "3"),
+            "makes no images",
+        ),
         (("sample", "flow", "--temperature", "-1"), "-1"),
         (("sample", "flow", "--temperature", "nan"), "nan is no number to compute with"),
         (("sample", "flow", "--device", "gpu"), "gpu"),

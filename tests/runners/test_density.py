@@ -77,7 +77,7 @@ def test_a_short_run_is_better_than_a_gaussian(tmp_path: Path) -> None:
     assert loaded.spec.data is not None
     data, task = open_data(loaded, loaded.spec.data, 0), open_task(loaded)
     levels = task.levels  # type: ignore[attr-defined]
-    gaussian = gaussian_of(data, levels, 64)
+    gaussian = gaussian_of(data, levels, 64, 64)
     assert gaussian is not None
     bits = gaussian_bits(gaussian, levels, all_images(data.test, 64))
     assert 2.8 < bits < 3.1
@@ -183,7 +183,7 @@ def test_few_samples_have_no_gaussian() -> None:
     assert loaded.spec.data is not None
     data, task = open_data(loaded, loaded.spec.data, 0), open_task(loaded)
     assert len(data.training) < 64
-    assert gaussian_of(data, task.levels, 64) is None  # type: ignore[attr-defined]
+    assert gaussian_of(data, task.levels, 64, 64) is None  # type: ignore[attr-defined]
     assert math.isfinite(data.validation.indices.sum().item())
 
 

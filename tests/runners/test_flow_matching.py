@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from archspec.cli import evaluate as cli
 from archspec.diagnostics import SpecError
 from archspec.loading import load
 from archspec.training import FlowMatching
 from compiler.network import Network
+from runners import fidelity, likeness
 from runners.evaluation import evaluate_run
 from runners.flow_matching import (
     SOLVERS,
@@ -108,6 +110,33 @@ def test_guidance_goes_past_what_a_class_says() -> None:
     for guidance, wanted in ((0.0, 1.0), (1.0, 3.0), (2.5, 6.0)):
         found = guided(constant(3.0), constant(1.0), guidance)(values, time)
         assert torch.equal(found, torch.full((2, 3), wanted))
+
+
+def test_fidelity_wants_enough_images() -> None:
+    assert cli.FEWEST == likeness.FEWEST
+    few = torch.zeros(15, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(SpecError, match="15 images are too few to compare others with"):
+        fidelity.measure_likeness(few, few, fidelity.Features("none"))
+
+
+def test_classes_are_those_of_the_samples_in_every_pass() -> None:
+    """torch-fidelity asks for all of them once for each network that it takes features of."""
+
+    class Asked:
+        sizes, classes = (1, 2, 2), 3
+
+        def __init__(self) -> None:
+            self.labels: list[int] = []
+
+        def images(self, noise: Tensor, labels: Tensor) -> Tensor:
+            self.labels += labels.tolist()
+            return noise
+
+    sampler = Asked()
+    samples = fidelity.Samples(sampler, 1.0, 1, 5)
+    for size in (2, 3, 2, 3):
+        samples(torch.zeros(size, 4))
+    assert sampler.labels == [0, 1, 2, 0, 1] * 2
 
 
 # Training -----------------------------------------------------------------------------------------
