@@ -29,12 +29,14 @@ class Flow(BaseFlow, Network):
     def from_noise(self, noise: Tensor, **side: Tensor) -> Tensor:
         """As `BaseFlow.from_noise`; what is exact, in floating point: an exact inverse goes back
         where the way there has been, and noise comes from nowhere."""
-        if any(stage.facts.needs_information for stage in self.stages):
-            return self.in_floating_point().from_noise(noise, **side)
-        return super().from_noise(noise, **side)
+        flow = self.in_floating_point()
+        return super().from_noise(noise, **side) if flow is self else flow.from_noise(noise, **side)
 
     def in_floating_point(self) -> Flow:
-        """The same modules, with stages without exact arithmetic."""
+        """The same modules, with stages without exact arithmetic, where its inverse does not go
+        back alone."""
+        if not any(stage.facts.needs_information for stage in self.stages):
+            return self
         twin = copy(self)
         plans = {s.plan.name: replace(s.plan, fraction_bits=None) for s in self.stages}
         stages = {s.plan.name: with_plan(s, plans[s.plan.name]) for s in self.stages}

@@ -20,6 +20,9 @@ from runners.labels import NO_LABEL, label_of
 from runners.samples import FileImages, ImageDecoder
 from runners.trained import Trained
 
+AT_ONCE = 64
+"""Images that go through a density together."""
+
 
 @dataclass(frozen=True)
 class Inverted:
@@ -42,20 +45,29 @@ def there_and_back(trained: Trained, images: Tensor, label: int | None, device: 
     raises, `SpecError` for a device that is not there, and `TrainingError`."""
     flow, levels, chosen = flow_of(trained), levels_of(trained.loaded), find_device(device)
     flow = flow.to(chosen)
-    values, change = levels.values(images.to(chosen), torch.tensor(0.5))
-    labels = torch.full((len(images),), NO_LABEL if label is None else label, device=chosen)
-    side = label_of(labels, classes_of(trained))
-    kept = flow.informations()
-    encoded = flow.encode(values, kept, **side)
-    back = flow.decode(encoded.latents, kept, **side)
-    bits = bits_per_dimension(flow.log_density(encoded) + change, images[0].numel())
-    if not all(found.isfinite().all() for found in (*encoded.latents, bits, back)):
-        raise TrainingError("the density gives latents, or images, that are not finite")
+    classes, parts = classes_of(trained), []
+    for few in torch.split(images, AT_ONCE):
+        values, change = levels.values(few.to(chosen), torch.tensor(0.5))
+        labels = torch.full((len(few),), NO_LABEL if label is None else label, device=chosen)
+        side = label_of(labels, classes)
+        kept = flow.informations()
+        encoded = flow.encode(values, kept, **side)
+        back = flow.decode(encoded.latents, kept, **side)
+        bits = bits_per_dimension(flow.log_density(encoded) + change, few[0].numel())
+        if not all(found.isfinite().all() for found in (*encoded.latents, bits, back)):
+            raise TrainingError("the density gives latents, or images, that are not finite")
+        latents = tuple(latent.cpu() for latent in encoded.latents)
+        error = float((back - values).abs().max())
+        parts.append(Inverted(latents, levels.images(back).cpu(), error, bits.cpu()))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Inverted]) -> Inverted:
     return Inverted(
-        tuple(latent.cpu() for latent in encoded.latents),
-        levels.images(back).cpu(),
-        float((back - values).abs().max()),
-        bits.cpu(),
+        tuple(torch.cat(latents) for latents in zip(*(p.latents for p in parts), strict=True)),
+        torch.cat([part.images for part in parts]),
+        max(part.largest_error for part in parts),
+        torch.cat([part.bits for part in parts]),
     )
 
 

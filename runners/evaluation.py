@@ -20,7 +20,7 @@ from archspec.loading import Loaded
 from archspec.training import Classify, Generative
 from archspec.tree import Node
 from compiler.network import Network
-from runners.as_data import as_data, check_images
+from runners.as_data import AsData, as_data, check_images
 from runners.classification import Classified, classified
 from runners.data import Data, Reading, Split, in_order, open_data, read
 from runners.devices import matrix_precision, open_fabric
@@ -196,17 +196,16 @@ def evaluate_run(
         stage_of(trained.model, trips)
     recipe, entry = recipe_and_data(loaded)
     fabric, task = open_fabric(loaded, recipe, device), open_task(loaded)
-    makes_images = isinstance(loaded.spec.task, Generative)
     with of_trained(loaded):
         opened = _opened(loaded, entry, recipe.seed, part)
     check_classes(trained, opened)
-    split = (opened.test if part == "test" else opened.validation).on(fabric.device)
+    held = opened.test if part == "test" else opened.validation
+    split = held.on(fabric.device)
     means = Means(batch or recipe.at_once, str(fabric.device), recipe.precision)
     generation = None
     with closing(opened), matrix_precision(recipe):
         found = measure(trained.model, task, split, means.batch, fabric)
-        if makes_images:
-            held = opened.test if part == "test" else opened.validation
+        if isinstance(loaded.spec.task, Generative):
             generation = evaluate_generation(
                 loaded, opened, held, means.batch, fabric.device, compared
             )
@@ -221,10 +220,15 @@ def evaluate_run(
     )
     if trips is None:
         return evaluation
+    return _there_and_back(evaluation, trained, as_data(loaded, held, trips.images), trips)
+
+
+def _there_and_back(
+    evaluation: Evaluation, trained: Trained, data: AsData, trips: Trips
+) -> Evaluation:
+    """With what came back of images. Raises `SpecError`."""
     assert isinstance(trained.model, Network)
-    held = opened.test if part == "test" else opened.validation
-    few = as_data(loaded, held, trips.images)
-    inversion, strip = invert_images(trained.model, few, trips)
+    inversion, strip = invert_images(trained.model, data, trips)
     return replace(evaluation, inversion=inversion, strip=strip)
 
 

@@ -72,16 +72,21 @@ def write_onnx(trained: Trained, path: Path, batch: int | None) -> None:
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ExportError(f"ONNX needs {' and '.join(missing)}: {INSTALL}")
     assert isinstance(trained.model, BaseNetwork)
+    program = traced(trained, batch)
     with _tracing():
-        model = torch.onnx.export(
-            traced(trained, batch),
-            (),
-            dynamo=True,
-            input_names=["inputs", *trained.model.side],
-            output_names=["outputs"],
-            dynamic_shapes=_of_all(trained.model, "batch") if batch is None else None,
-            verbose=False,
-        )
+        try:
+            model = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                input_names=["inputs", *trained.model.side],
+                output_names=["outputs"],
+                dynamic_shapes=_of_all(trained.model, "batch") if batch is None else None,
+                verbose=False,
+            )
+        except Exception as error:  # of what ONNX has no operation for, anything
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ExportError(f"ONNX cannot hold {trained.name}: {said}") from error
     assert model is not None
     model.model.metadata_props.update(metadata(trained))
     with replacing(path) as partial:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -257,7 +256,9 @@ def _calculated(
             **asked,
             **extractor,
         )
-    except (URLError, OSError) as error:
+    except OSError as error:  # of a download too
+        if features.extractor is not None:
+            raise
         raise SpecError([_no_weights(error)]) from None
     return found
 

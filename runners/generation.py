@@ -133,7 +133,7 @@ def sampler_of(trained: Trained, device: str, solving: Solving = Solving()) -> S
     chosen, levels = find_device(device), levels_of(trained.loaded)
     classes = spec.task.sizes.get("classes", 0)
     if isinstance(model, Flow):
-        return FlowSampler(model.to(chosen), levels, classes)
+        return FlowSampler(model.in_floating_point().to(chosen), levels, classes)
     assert isinstance(model, Network)
     return VelocitySampler(model.to(chosen), levels, classes, solving)
 

@@ -106,6 +106,7 @@ def invert_images(network: Network, data: AsData, asked: Trips) -> tuple[Inversi
     given = given_by(network, data.values, dict(data.side))[stage.plan.name]
     parts = parts_of(stage.plan)
     depths = asked.layers or _quarters(stage.plan.depth)
+    wide = deepcopy(network).double().set_backward("store")
     rows, shown = [], {}
     for text, trial in _with_constants(stage, asked):
         for layers in depths:
@@ -119,7 +120,7 @@ def invert_images(network: Network, data: AsData, asked: Trips) -> tuple[Inversi
                     for values in (found.before, found.back)
                 ]
                 before, back = (input_of_streams(parts, each) for each in streams)
-                images = _read(network, stage.plan.name, data, back - before)
+                images = _read(wide, stage.plan.name, data, back - before)
                 rows.append(_row(layers, text, arithmetic, found.error, data, images, asked.beside))
                 if layers == max(depths):
                     name = f"{text}, {arithmetic}" if text else arithmetic
@@ -159,12 +160,12 @@ def _check(stage: Stage) -> None:
         raise SpecError([Diagnostic("E604", f"images do not come back from this network: {why}")])
 
 
-def _read(network: Network, stage: str, data: AsData, moved: Tensor) -> Tensor:
-    """The images (N, C, H, W) that a stage is entered with a change of, in float64."""
+def _read(wide: Network, stage: str, data: AsData, moved: Tensor) -> Tensor:
+    """The images (N, C, H, W) that a stage is entered with a change of, by the network in
+    float64."""
     images, values = data.images.double(), data.values.double()
     if not bool(moved.any()):
         return images
-    wide = deepcopy(network).double().eval().set_backward("store")
     side = {name: value.double() for name, value in data.side.items()}
     change = read_back(lambda given: reach(wide, stage, given, **side), values, moved) - values
     # Apart from what rounding the values to float32 has lost.

@@ -59,7 +59,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(before, ignore_errors=True)
         if folder.exists():
             os.replace(folder, before)
-        os.replace(partial, folder)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if before.exists():
+                os.replace(before, folder)
+            raise
         shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

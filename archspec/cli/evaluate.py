@@ -240,7 +240,7 @@ def _compared(
     from runners.generation_evaluation import Compared
 
     sampler = sampler_of(trained, device, solving_of(solving))
-    refuse_unused(sampler, solving)
+    refuse_unused(sampler, solving, trained.loaded.spec.task)
     return Compared(sampler, samples, temperature, features)
 
 

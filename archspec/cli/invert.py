@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from runners.encoding import Inverted
-    from runners.trained import Which
+    from runners.trained import Trained, Which
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MOST = 1000
@@ -61,7 +61,7 @@ def command(
     and by how far it comes back from what it was.
     """
     from runners.devices import matrix_precision
-    from runners.encoding import classes_of, flow_of, read_images, there_and_back
+    from runners.encoding import classes_of, flow_of, there_and_back
     from runners.train import recipe_and_data
 
     paths = _files(images)
@@ -73,7 +73,7 @@ def command(
             raise Refused("this density is of images given their class: --label says it")
         folder = output or trained.folder.path / "inverted"
         refuse_what_is_there(folder, trained.folder.path, force)
-        given = read_images(trained, paths)
+        given = _read(trained, paths)
         with matrix_precision(recipe_and_data(trained.loaded)[0]):
             found = there_and_back(trained, given, label, device)
     _write(given, found, folder)
@@ -86,15 +86,27 @@ def command(
     click.echo(f"written: {folder / 'grid.png'}, latents.safetensors, and images beside them")
 
 
+def _read(trained: Trained, paths: list[Path]) -> Tensor:
+    """Raises `Refused` for a file that is no image."""
+    from runners.encoding import read_images
+    from runners.errors import TrainingError
+
+    try:
+        return read_images(trained, paths)
+    except TrainingError as error:
+        raise Refused(str(error).partition(";")[0]) from None
+
+
 def _files(given: tuple[Path, ...]) -> list[Path]:
     """The files given, and those of folders, in order."""
     found: list[Path] = []
     for path in given:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files = [each for each in inside if each.suffix.lower() in ENDINGS or each == path]
+        known = (each for each in inside if each.suffix.lower() in ENDINGS or each == path)
+        files = [each for each in known if each.is_file()]
         if not files:
             raise Refused(f"there are no images in {path}: they end in {', '.join(ENDINGS)}")
-        found += [each for each in files if each.is_file()]
+        found += files
     if len(found) > MOST:
         raise Refused(f"{len(found):,} images are too many at once: {MOST:,} are the most")
     return found

@@ -81,7 +81,8 @@ def command(
     """Draw images by the network of a run.
 
     RUN is the folder that `archspec train` has left of a spec with `task: density` or
-    `task: flow_matching`, or its name in runs. The same seed draws the same images.
+    `task: flow_matching`, or its name in runs. On one device the same seed
+    and batch draw the same images.
     """
     from runners.devices import matrix_precision
     from runners.generation import draw, sampler_of
@@ -90,7 +91,7 @@ def command(
     with told():
         trained = opened(run, weights, packages)
         sampler = sampler_of(trained, device, solving_of(solving))
-        refuse_unused(sampler, solving)
+        refuse_unused(sampler, solving, trained.loaded.spec.task)
         check_label(label, sampler.classes)
         folder = output or trained.folder.path / "samples"
         refuse_what_is_there(folder, trained.folder.path, force)
@@ -115,7 +116,9 @@ OWN = re.compile(r"grid\.png|latents\.safetensors|images|images/\d{5,}\.png")
 def refuse_what_is_there(folder: Path, run: Path, force: bool) -> None:
     """Raises `Refused` for a folder that is not to be replaced, that holds something else, such as
     the run, or that cannot be written."""
-    if folder.is_symlink() or (folder.exists() and not force):
+    if folder.is_symlink():
+        raise Refused(f"{folder} is a link, and not replaced; choose another --output")
+    if folder.exists() and not force:
         raise Refused(f"{folder}: not replaced; --force does, or --output names another folder")
     for inside in (Path.cwd(), run):
         if folder.exists() and inside.resolve().is_relative_to(folder.resolve()):

@@ -12,6 +12,7 @@ from archspec.cli.options import finite
 from archspec.cli.runs import Refused
 
 if TYPE_CHECKING:
+    from archspec.training import AnyTask
     from runners.generation import Sampler, Solving
 
 SOLVERS = ("midpoint", "heun", "euler")
@@ -55,11 +56,16 @@ def solving_of(given: dict[str, Any]) -> Solving:
     return Solving(**given)
 
 
-def refuse_unused(sampler: Sampler, given: dict[str, Any]) -> None:
-    """Raises `Refused` for options that say nothing to a sampler."""
+def refuse_unused(sampler: Sampler, given: dict[str, Any], task: AnyTask) -> None:
+    """Raises `Refused` for options that say nothing to a sampler, or that its training does not
+    allow."""
+    from archspec.training import FlowMatching
     from runners.generation import VelocitySampler
 
     if given and not isinstance(sampler, VelocitySampler):
         raise Refused(f"--{next(iter(given))} goes with `task: flow_matching`")
     if "guidance" in given and not sampler.classes:
         raise Refused("--guidance goes with classes: `task: {flow_matching: {classes: 10}}`")
+    never_hidden = isinstance(task, FlowMatching) and task.unlabelled == 0
+    if never_hidden and given.get("guidance", 1) != 1:
+        raise Refused("--guidance needs a network that was trained without labels too: unlabelled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from runners.inversion import SHOWN, Inversion, Strip, Trips, invert_images
 from runners.train import recipe_and_data
 from runners.trained import open_trained
 
+LOG = logging.getLogger("archspec")
 FAILURES = (SpecError, TrainingError, RuntimeError, OSError)
 """For which a report goes without: of networks without an inverse, and data that are gone."""
 
@@ -36,8 +38,9 @@ def inversions(measured: Sequence[Measured], output: Path) -> Mapping[str, There
         if one.runs:
             try:
                 found[one.arm.label] = _inverted(one, output)
-            except FAILURES:
-                continue
+            except FAILURES as error:
+                if not isinstance(error, SpecError):  # else it has no inverse, or no images
+                    LOG.warning("%s: no images went there and back: %s", one.arm.label, error)
     return found
 
 

@@ -140,10 +140,12 @@ def test_samples_beside_data(invoked, run: Path) -> None:
         (("sample", "flow", "--label", "1"), "--label goes with classes"),
         (("evaluate", "flow", "--fidelity", "--solver", "euler"), "--solver goes with `task: flow"),
         (("invert", "flow", "nowhere.png"), "nowhere.png"),
+        (("invert", "flow", "folders"), "there are no images in folders"),
         (("sample",), "Missing argument"),
     ],
 )
 def test_mistakes(invoked, run: Path, arguments: tuple[str, ...], message: str) -> None:
+    Path("folders", "a.png").mkdir(parents=True)
     done = invoked(*arguments)
     assert done.returncode == 2, done.stdout
     assert message in done.stderr
@@ -164,7 +166,7 @@ LARGE = "data={fake: {samples: 128, tests: 20}}"
 def test_a_file_that_is_no_image_ends_it(invoked, run: Path) -> None:
     Path("text.png").write_text("no image")
     done = invoked("invert", "flow", "text.png")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "cannot read the image text.png" in done.stderr
     assert not (run / "inverted").exists()
 
@@ -261,3 +263,14 @@ def test_mistakes_with_velocities(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (velocities / "samples").exists()
+
+
+def test_guidance_needs_training_without_labels(invoked, velocities: Path) -> None:
+    spec = velocities / "spec.yaml"
+    text = spec.read_text(encoding="utf-8")
+    assert "flow_matching: 10" in text
+    text = text.replace("flow_matching: 10", "flow_matching: {classes: 10, unlabelled: 0}")
+    spec.write_text(text, encoding="utf-8")
+    done = invoked("sample", "digits", "--guidance", "2")
+    assert done.returncode == 2
+    assert "trained without labels too" in done.stderr
