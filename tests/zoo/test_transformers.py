@@ -1,4 +1,4 @@
-"""What the vision transformers of the zoo are to one another."""
+"""What the transformers of the zoo are to one another."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ TWINS = {
     for name in SPECS
     if name.startswith("momrev_")
 }
-"""Each momentum Rev-ViT or Rev-MViT and the one without momentum that it is made of."""
+"""Each momentum Rev-ViT, Rev-MViT or Rev-DiT and the one without momentum that it is made of."""
 SIZES = {reference.name: narrower(reference) for reference in REFERENCES} | {
-    "momrev_mvit_b": ["input.image=[3, 36, 44]", "stem.0.conv.out=8", "stages.scale4.depth=3"]
+    "momrev_mvit_b": ["input.image=[3, 36, 44]", "stem.0.conv.out=8", "stages.scale4.depth=3"],
+    "momrev_dit_digits": ["stem.0.patch_embed.width=8"],
+    "momrev_dit_cifar10": ["input.image=[3, 4, 6]", "stem.0.patch_embed.width=12"],
 }
 """Settings that make them small enough for numbers."""
 
@@ -38,9 +40,11 @@ def test_a_momentum_rev_vit_has_the_parameters_of_its_twin(name: str) -> None:
 
 
 def outputs_and_gradients(network: Network, images: Tensor) -> list[Tensor]:
-    """In training: the same paths are dropped by networks of as many functions."""
+    """In training: the same paths are dropped by networks of as many functions, and the same
+    times given."""
     torch.manual_seed(1)
-    output = network.train()(images)
+    sides = {name: torch.rand(len(images), *sizes).double() for name, sizes in network.side.items()}
+    output = network.train()(images, **sides)
     found = torch.autograd.grad(output.square().sum(), list(network.parameters()))
     return [output.detach(), *found]
 
@@ -73,7 +77,8 @@ def test_without_momentum_it_is_the_rev_vit(name: str) -> None:
 
 
 def test_the_variants_are_different_networks() -> None:
-    variants = [name for name in TWINS if "cifar10" in name and not name.endswith("_learned")]
+    variants = [each for each in TWINS if re.match(r"momrev_vit_cifar10(?!_learned)", each)]
+    assert len(variants) > 2
     networks = [archspec.build(name).double().eval() for name in variants]
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     for network in networks:
