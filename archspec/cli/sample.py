@@ -29,6 +29,7 @@ GRID = 100
 @run_argument
 @click.option(
     "--count",
+    "--samples",
     type=click.IntRange(1, 100_000),
     default=64,
     show_default=True,
@@ -105,7 +106,7 @@ def check_label(label: int | None, classes: int) -> None:
     if label is None or label < classes:
         return
     if not classes:
-        raise Refused("--label goes with classes: `task: {flow_matching: {classes: 10}}`")
+        raise Refused("--label goes with `classes: 10` in a task `density` or `flow_matching`")
     raise Refused(f"there is no class {label}: they are numbered from 0 to {classes - 1}")
 
 

@@ -137,7 +137,7 @@ def test_samples_beside_data(invoked, run: Path) -> None:
         (("sample", "flow", "--temperature", "nan"), "nan is no number to compute with"),
         (("sample", "flow", "--device", "gpu"), "gpu"),
         (("sample", "flow", "--steps", "4"), "--steps goes with `task: flow_matching`"),
-        (("sample", "flow", "--label", "1"), "--label goes with classes"),
+        (("sample", "flow", "--label", "1"), "--label goes with `classes: 10`"),
         (("evaluate", "flow", "--fidelity", "--solver", "euler"), "--solver goes with `task: flow"),
         (("invert", "flow", "nowhere.png"), "nowhere.png"),
         (("invert", "flow", "folders"), "there are no images in folders"),
