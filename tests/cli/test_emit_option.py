@@ -106,7 +106,7 @@ def test_a_partial_file_of_the_users_is_left_alone(invoked, tmp_path: Path) -> N
 
 
 def test_only_what_is_verified_is_written(invoked, tmp_path: Path) -> None:
-    settings = ("--set", "stages.trunk.constants.gamma=0.5", "--set", "stages.trunk.depth=40")
+    settings = ("--set", "stages.trunk.constants.gamma=0.1", "--set", "stages.trunk.depth=14")
     failing = ("build", "momrev_vit_digits", *settings, "--emit", "model.py")
     done = invoked(*failing)
     assert done.returncode == 1
