@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_map
 from runners.profile.ledger import Ledger
 
 CUBLAS_WORKSPACE = 2 * 32 * 2**20
-"""On Hopper, one for the thread of the forward pass and one for that of the backward pass; 8 MiB
-each on earlier GPUs."""
+"""On Hopper, one for the thread of the forward pass and one for that of the backward pass."""
+EARLIER_WORKSPACE = 2 * 8 * 2**20
+"""The same on earlier GPUs."""
 BLOCK = 512
 """Bytes, whose multiples the allocator gives."""
 IN_FLOAT32 = {

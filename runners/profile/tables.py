@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from archspec.memory_size import size_text
 from runners.comparison.tables import Table
+from runners.profile.cuda_rules import CUBLAS_WORKSPACE, EARLIER_WORKSPACE
 from runners.profile.ledger import Shares, Use
 from runners.profile.report import Report, Row
 
@@ -65,7 +66,11 @@ def _peak(use: Use | None) -> str:
 def _told(report: Report) -> str:
     how = "counted by the allocator" if report.device.startswith("cuda") else "of live tensors"
     if not report.is_there:
-        how = f"predicted for {report.device}, which this machine has not; times are not"
+        how = (
+            f"predicted for {report.device}, which this machine has not; times are not. It is a "
+            f"Hopper GPU, where cuBLAS takes {CUBLAS_WORKSPACE / 2**20:.0f} MiB of workspace; on "
+            f"earlier ones {EARLIER_WORKSPACE / 2**20:.0f}"
+        )
     notes = [f"{row.spec}, {row.schedule}: {row.note}." for row in report.rows if row.note]
     parts = "What follows `between steps` are the parts of the peak."
     return " ".join([f"Bytes {how}. {parts}", *notes])
